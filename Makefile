@@ -1,0 +1,37 @@
+# `make figures` and `make test` set everything up and run; inside the environment the plain tools work as well.
+PYTHON ?= python3
+# The build of JAX: main for the CPU, cuda12 or cuda13 for NVIDIA GPUs.
+JAX ?= main
+VENV := .venv
+READY := $(VENV)/ready-$(JAX)
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: figures test lint environment lock clean
+
+figures: environment
+	snakemake --cores all --rerun-incomplete
+
+test: environment
+	pytest
+
+lint: environment
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+environment: $(READY)
+
+$(READY): envs/$(JAX).txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robust-tangents needs Python 3.11 or newer; name one with make PYTHON=...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/$(JAX).txt
+	touch $@
+
+# Needs uv on the PATH; run after a change of envs/*.in.
+lock:
+	envs/lock.sh
+
+clean:
+	rm -rf $(VENV) .neural-tangents .jax-cache

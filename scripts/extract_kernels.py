@@ -1,0 +1,30 @@
+"""Compute the empirical kernels of all checkpoints of a segment on a subset of the training images."""
+
+import _job
+import jax.numpy as jnp
+from robust_tangents import checkpoints, execution, models, storage
+from robust_tangents.kernels import empirical_kernels
+from robust_tangents.training import as_float
+
+
+def main(options) -> None:
+    spec, result = options.spec, {}
+    with storage.read(options.segment, "segment") as segment, storage.read(options.subset, "subset") as subset:
+        jobs = [(seed, epoch) for seed in spec["seeds"] for epoch in spec["epochs"]]
+        for seed, epoch in _job.progress(jobs, "kernels"):
+            images = as_float(jnp.asarray(subset[f"seed{seed}/images"]))
+            labels = subset[f"seed{seed}/labels"]
+            network = models.build(spec["model"], int(labels.max()) + 1, execution.choose(images.shape[1:]))
+            state = checkpoints.load(segment, seed, epoch)
+            kernels = empirical_kernels(network, *state, images, spec["kinds"], spec["budget_mb"] * 10**6)
+            result.setdefault(f"seed{seed}", {"labels": labels})[f"{epoch:g}"] = kernels
+        inputs = {"segment": segment.checksum, "subset": subset.checksum}
+    storage.write(options.out, kind="kernels", data=result, spec=spec, inputs=inputs)
+
+
+if __name__ == "__main__":
+    parser = _job.parser(__doc__)
+    parser.add_argument("--segment", required=True, help="segment artefact with the checkpoints")
+    parser.add_argument("--subset", required=True, help="subset artefact with the points")
+    parser.add_argument("--out", required=True, help="kernels artefact to write")
+    _job.run(main, parser)

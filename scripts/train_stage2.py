@@ -1,0 +1,94 @@
+"""Train the first-order models around checkpoints of a run, and evaluate them and their parents."""
+
+import _job
+from contextlib import ExitStack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from robust_tangents import checkpoints, execution, models, randomness, storage
+from robust_tangents.attacks import Attack
+from robust_tangents.errors import InputError
+from robust_tangents.evaluation import accuracies
+from robust_tangents.linearization import Linearized
+from robust_tangents.training import State, Trainer, as_float
+
+
+def checkpoint(segments: list[storage.Artefact], seed: int, epoch: float) -> tuple:
+    """Parameters and batch-norm statistics from whichever segment holds the checkpoint."""
+    for segment in segments:
+        if checkpoints.group(seed, epoch) in segment:
+            return checkpoints.load(segment, seed, epoch)
+    raise InputError(f"{', '.join(str(s.path) for s in segments)}: no checkpoint of seed {seed} at epoch {epoch:g}")
+
+
+class Stage2:
+    """Second-stage trainings and evaluations of one seed."""
+
+    def __init__(self, spec: dict, seed: int, data: storage.Artefact):
+        self.spec = spec
+        images, labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
+        self.test_images, self.test_labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
+        self.batch_size = min(spec["training"]["batch_size"], len(self.test_labels))
+        self.network = models.build(spec["model"], len(data["class_names"]), execution.choose(images.shape[1:]))
+        self.model = Linearized(self.network)
+        seeds, roles = (spec["study_seed"], seed), ("stage2 order", "stage2 attack")
+        self.trainer = Trainer(self.model, images, labels, spec["training"], seeds, roles)
+        self.key = randomness.key(*seeds, "evaluation")
+
+    def evaluate(self, model: models.Network | Linearized, params, batch_stats) -> dict[str, float]:
+        """Clean and robust accuracy on the test set."""
+        predict = Partial(model.logits, params, batch_stats)
+        attack = Attack.of(self.spec["evaluation_attack"])
+        images, labels = self.test_images, self.test_labels
+        clean, robust = accuracies(predict, images, labels, self.key, attack, model.execution, self.batch_size)
+        return {"accuracy": clean, "robust_accuracy": robust}
+
+    def spawn(self, parent: tuple) -> dict[str, dict[str, float]]:
+        """Results of the parent itself ("standard") and of each variant trained from it."""
+        result = {"standard": self.evaluate(self.network, *parent)}
+        for variant in self.spec["variants"]:
+            state = State.start(*self.model.start(*parent, centered=variant == "centered"))
+            loss = float("nan")
+            for epoch in range(self.spec["epochs"]):
+                for _, state, loss in self.trainer.epoch(state, epoch):
+                    pass
+            result[variant] = self.evaluate(self.model, state.params, state.batch_stats) | {"loss": loss}
+            if variant == "linearized":
+                result[variant]["relative_magnitude"] = self.relative_magnitude(state)
+        return result
+
+    def relative_magnitude(self, state: State) -> float:
+        """Mean over the test set; not finite where the parent's output is zero."""
+        ratio = jax.jit(self.model.relative_magnitude)
+        begins = range(0, len(self.test_images), self.batch_size)
+        batches = [as_float(self.test_images[begin : begin + self.batch_size]) for begin in begins]
+        return float(jnp.concatenate([ratio(state.params, state.batch_stats, batch) for batch in batches]).mean())
+
+
+def main(options) -> None:
+    spec = options.spec
+    result: dict[str, dict] = {}
+    with ExitStack() as stack:
+        data = stack.enter_context(storage.read(options.data, "data"))
+        segments = [stack.enter_context(storage.read(path, "segment")) for path in options.segments]
+        for seed in spec["seeds"]:
+            stage2, rows = Stage2(spec, seed, data), []
+            for epoch in _job.progress(spec["spawn_epochs"], f"seed {seed}, spawn epochs"):
+                rows.append(stage2.spawn(checkpoint(segments, seed, epoch)))
+                _job.log.info("seed %d, spawn epoch %g: %s", seed, epoch, rows[-1])
+            result[f"seed{seed}"] = {"spawn_epochs": np.array(spec["spawn_epochs"], np.float64)} | {
+                variant: {name: np.array([row[variant][name] for row in rows]) for name in rows[0][variant]}
+                for variant in rows[0]
+            }
+        inputs = {"data": data.checksum} | {segment.path.stem: segment.checksum for segment in segments}
+    storage.write(options.out, kind="stage 2", data=result, spec=spec, inputs=inputs)
+
+
+if __name__ == "__main__":
+    parser = _job.parser(__doc__)
+    parser.add_argument("--data", required=True, help="data artefact")
+    parser.add_argument("--segments", nargs="+", required=True, help="segment artefacts that hold the spawn epochs")
+    parser.add_argument("--out", required=True, help="stage-2 artefact to write")
+    _job.run(main, parser)

@@ -1,0 +1,25 @@
+"""Where training states lie inside the files of segments."""
+
+from typing import Any
+
+from robust_tangents.errors import InputError
+from robust_tangents.storage import Artefact
+from robust_tangents.training import State
+
+
+def group(seed: int, epoch: float) -> str:
+    """HDF5 group of the network of one seed after ``epoch`` epochs; holds ``params`` and ``batch_stats``."""
+    return f"seed{seed}/checkpoints/{epoch:g}"
+
+
+def load(segment: Artefact, seed: int, epoch: float) -> tuple[Any, Any]:
+    """Parameters and batch-norm statistics of a checkpoint (empty statistics without batch norm)."""
+    name = group(seed, epoch)
+    if name not in segment:
+        raise InputError(f"{segment.path}: holds no checkpoint of seed {seed} at epoch {epoch:g}")
+    return segment[f"{name}/params"], segment[f"{name}/batch_stats"] if f"{name}/batch_stats" in segment else {}
+
+
+def load_state(segment: Artefact, seed: int, epoch: int) -> State:
+    """The whole training state at the end of a segment."""
+    return State(*load(segment, seed, epoch), segment[f"seed{seed}/momentum"])

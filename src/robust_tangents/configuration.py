@@ -1,0 +1,369 @@
+"""From the configuration of a study to the resolved settings of each job.
+
+The workflow asks a `Study` what to run; scripts get plain dictionaries that hold every value they need, so that a
+job's settings change if and only if its work does.
+"""
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from robust_tangents.errors import InputError
+
+SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.json"
+
+Spec = dict[str, Any]
+
+PAPERS = {"loo": "Evolution of neural tangent kernels (Loo et al. 2022)"}
+
+_TITLES = {
+    "digits": "Digits",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+}
+
+
+def _with_defaults(schema: Spec) -> jsonschema.Draft202012Validator:
+    """A validator that also fills in the defaults of the schema."""
+    validate_properties = jsonschema.Draft202012Validator.VALIDATORS["properties"]
+
+    def fill(validator, properties, instance, schema):
+        if validator.is_type(instance, "object"):
+            for name, subschema in properties.items():
+                if "default" in subschema:
+                    instance.setdefault(name, copy.deepcopy(subschema["default"]))
+        yield from validate_properties(validator, properties, instance, schema)
+
+    return jsonschema.validators.extend(jsonschema.Draft202012Validator, {"properties": fill})(schema)
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    """One line: the key path, what is wrong, what would be right."""
+    while error.context:
+        # Of several alternatives, report the one that fits best.
+        error = jsonschema.exceptions.best_match(error.context)
+    path = ".".join(str(part) for part in error.absolute_path) or "the top level"
+    message = error.message
+    if error.validator == "type" and isinstance(error.instance, str):
+        try:
+            message += f" (YAML reads {error.instance!r} as text; write {float(error.instance):#.1e} with a decimal point)"
+        except ValueError:
+            pass
+    elif error.validator == "additionalProperties" and isinstance(error.schema, dict):
+        known = sorted(error.schema.get("properties", {})) or ["lower-case letters, digits and _"]
+        message += f" (known: {', '.join(known)})"
+    hint = error.schema.get("description") if isinstance(error.schema, dict) else None
+    return f"configuration: {path}: {message}" + (f"; {hint[0].lower()}{hint[1:]}" if hint else "")
+
+
+def validate(configuration: Mapping[str, Any]) -> Spec:
+    """The configuration with all defaults filled in.
+
+    Raises:
+        InputError: it does not follow ``workflow/schemas/config.schema.json``.
+    """
+    result = copy.deepcopy(dict(configuration))
+    validator = _with_defaults(json.loads(SCHEMA.read_text()))
+    errors = sorted(validator.iter_errors(result), key=lambda error: len(error.absolute_path), reverse=True)
+    if errors:
+        raise InputError(_explain(jsonschema.exceptions.best_match(errors)))
+    return result
+
+
+def grouped(entries: Sequence[Any]) -> list[list[Any]]:
+    """Jobs of a list in which an inner list stands for what one job takes together."""
+    return [list(entry) if isinstance(entry, list) else [entry] for entry in entries]
+
+
+def seeds_label(seeds: Sequence[int]) -> str:
+    """Folder name of the seeds that one job takes: seed0, or seeds0-1-2."""
+    return ("seed" if len(seeds) == 1 else "seeds") + "-".join(map(str, seeds))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Epochs ``start`` to ``stop`` of a run: the unit in which runs are trained, stored and measured."""
+
+    run: str
+    start: int
+    stop: int
+
+
+class Study:
+    """A validated configuration, and the settings of each of its jobs.
+
+    Raises:
+        InputError: the configuration breaks the schema, or names something that does not exist or cannot be.
+    """
+
+    def __init__(self, configuration: Mapping[str, Any]):
+        self.config = validate(configuration)
+        self.name: str = self.config["study"]
+        self.runs: dict[str, Spec] = {name: self._run(name) for name in self.config["runs"]}
+        for name in self.runs:
+            self._check_run(name)
+        for name in self.config["attacks"]:
+            self.attack(name, f"attacks.{name}")
+        for name in self.config["stage2"]:
+            self._check_stage2(name)
+        self.figures: dict[str, Spec] = {name: spec for name, spec in self.config["figures"].items() if spec}
+        for figure, spec in self.figures.items():
+            self._check_figure(figure, spec)
+        seeds = [seed for group in self.seed_groups.values() for seed in group]
+        if len(set(seeds)) < len(seeds):
+            raise InputError(f"configuration: seeds: {seeds} repeats a seed; give each once")
+
+    # What the configuration names
+
+    def _entry(self, section: str, name: str, path: str) -> Any:
+        try:
+            return self.config[section][name]
+        except KeyError:
+            known = ", ".join(sorted(self.config[section])) or "none"
+            raise InputError(f"configuration: {path}: no entry {name!r} in {section} (known: {known})") from None
+
+    def _run(self, name: str) -> Spec:
+        return {"branch": None, **self.config["training"], **self.config["runs"][name]}
+
+    def run(self, name: str, path: str) -> Spec:
+        """Resolved settings of a named run; ``path`` is the key that names it, for the error."""
+        self._entry("runs", name, path)
+        return self.runs[name]
+
+    def attack(self, name: str, path: str) -> Spec:
+        """An attack with its distances in pixel units."""
+        spec = dict(self._entry("attacks", name, path))
+        for key in ("epsilon", "step_size"):
+            if isinstance(spec[key], int):
+                spec[key] /= 255
+        return spec
+
+    @property
+    def seed_groups(self) -> dict[str, list[int]]:
+        """Seeds that one job takes, by folder name."""
+        return {seeds_label(group): group for group in grouped(self.config["seeds"])}
+
+    # Checks beyond the schema
+
+    def _check_run(self, name: str) -> None:
+        spec, path = self.runs[name], f"runs.{name}"
+        self._entry("data", spec["data"], f"{path}.data")
+        self._entry("models", spec["model"], f"{path}.model")
+        self.attack(spec["attack"], f"{path}.attack")
+        self.attack(spec["evaluation"]["attack"], f"{path}.evaluation.attack")
+        epochs = spec["epochs"]
+        if beyond := [epoch for epoch in spec["checkpoints"] or [] if epoch > epochs]:
+            raise InputError(f"configuration: {path}.checkpoints: {beyond[0]} is beyond the last epoch, {epochs}")
+        if sorted(spec["checkpoints"] or []) != (spec["checkpoints"] or []):
+            raise InputError(f"configuration: {path}.checkpoints: must be in increasing order")
+        if spec["learning_rate"][0][0] != 0:
+            raise InputError(f"configuration: {path}.learning_rate: the first entry must begin at epoch 0")
+        if branch := spec["branch"]:
+            parent = self.run(branch["run"], f"{path}.branch.run")
+            if parent["branch"]:
+                raise InputError(f"configuration: {path}.branch.run: {branch['run']!r} is a branch itself; name its root")
+            if branch["epoch"] not in [segment.stop for segment in self._own_segments(branch["run"])]:
+                raise InputError(
+                    f"configuration: {path}.branch.epoch: {branch['epoch']} is not the end of a segment of "
+                    f"{branch['run']!r}; choose one, or its segment_epochs accordingly"
+                )
+            if epochs <= branch["epoch"]:
+                raise InputError(f"configuration: {path}.epochs: {epochs} is not after the branch at {branch['epoch']}")
+            for key in ("data", "model"):
+                if spec[key] != parent[key]:
+                    raise InputError(f"configuration: {path}.{key}: must be that of the run it branches from, {parent[key]!r}")
+
+    def _check_stage2(self, name: str) -> None:
+        spec, path = self.config["stage2"][name], f"stage2.{name}"
+        self.attack(spec["attack"], f"{path}.attack")
+        self.attack(spec["evaluation_attack"], f"{path}.evaluation_attack")
+
+    def _check_figure(self, figure: str, spec: Spec) -> None:
+        for number, row in enumerate(spec["rows"]):
+            path = f"figures.{figure}.rows.{number}"
+            for label, run in row.get("runs", {}).items():
+                self.run(run, f"{path}.runs.{label}")
+                self._check_points(row["kernel"], run, f"{path}.kernel")
+            for label, parent in row.get("parents", {}).items():
+                run = self.run(parent, f"{path}.parents.{label}")
+                stage2 = self._entry("stage2", row["stage2"], f"{path}.stage2")
+                kept = self.checkpoints(parent)
+                for epoch in sum(grouped(stage2["spawn_epochs"]), []):
+                    if epoch > run["epochs"]:
+                        problem = f"is beyond the last epoch of {parent!r}, {run['epochs']}"
+                    elif epoch not in kept:
+                        problem = f"is not a checkpoint of {parent!r}; add it to runs.{parent}.checkpoints"
+                    else:
+                        continue
+                    raise InputError(f"configuration: stage2.{row['stage2']}.spawn_epochs: {epoch:g} {problem}")
+
+    def _check_points(self, kernel: str, run: str, path: str) -> None:
+        points = self._entry("kernels", kernel, path)["points"]
+        data = self.config["data"][self.runs[run]["data"]]
+        if per_class := data["train_per_class"]:
+            classes = len(data["classes"]) if data["classes"] else 100 if data["source"] == "cifar100" else 10
+            if points > per_class * classes:
+                raise InputError(
+                    f"configuration: kernels.{kernel}.points: {points} points need {-(-points // classes)} images of each "
+                    f"class, but data.{self.runs[run]['data']} keeps {per_class}; at most {per_class * classes} points"
+                )
+
+    # Runs as chains of segments
+
+    def _own_segments(self, run: str) -> list[Segment]:
+        spec = self.runs[run]
+        begin = spec["branch"]["epoch"] if spec["branch"] else 0
+        length = spec["segment_epochs"] or spec["epochs"]
+        ends = [end for end in range(length, spec["epochs"], length) if end > begin] + [spec["epochs"]]
+        return [Segment(run, start, stop) for start, stop in pairwise([begin, *ends])]
+
+    def segments(self, run: str, until: float | None = None) -> list[Segment]:
+        """The segments that lead to the end of a run (or to the epoch ``until``), those of the run it branches from first."""
+        own = self._own_segments(run)
+        if branch := self.runs[run]["branch"]:
+            own = [s for s in self._own_segments(branch["run"]) if s.stop <= branch["epoch"]] + own
+        return own if until is None else [s for s in own if s.start < until or s.start == 0]
+
+    def segment(self, run: str, start: int, stop: int) -> Segment:
+        """A segment of a run.
+
+        Raises:
+            InputError: the run has no such segment.
+        """
+        segment = Segment(run, start, stop)
+        if segment not in (own := self._own_segments(run)):
+            known = ", ".join(f"{s.start}-{s.stop}" for s in own)
+            raise InputError(f"configuration: runs.{run}: has no segment {start}-{stop}; its segments are {known}")
+        return segment
+
+    def previous(self, segment: Segment) -> Segment | None:
+        """The segment that a segment continues, or None at epoch 0."""
+        return next((s for s in self.segments(segment.run) if s.stop == segment.start), None)
+
+    def segment_checkpoints(self, segment: Segment) -> list[float]:
+        """Epochs of the states that a segment keeps: those asked for, its end and, in the first one, epoch 0 if asked for."""
+        wanted = self.runs[segment.run]["checkpoints"]
+        if wanted is None:
+            wanted = list(range(self.runs[segment.run]["epochs"] + 1))
+        kept = [epoch for epoch in wanted if segment.start < epoch <= segment.stop or epoch == segment.start == 0]
+        return sorted({*kept, segment.stop})
+
+    def checkpoints(self, run: str) -> dict[float, Segment]:
+        """Every checkpoint on the way to the end of a run, and the segment that holds it."""
+        return {epoch: s for s in self.segments(run) for epoch in self.segment_checkpoints(s)}
+
+    # Settings of jobs
+
+    def data_spec(self, name: str) -> Spec:
+        """Settings of preparing a data set."""
+        return {"name": name, "seed": self.config["seed"], "dataset": self.config["data"][name]}
+
+    def subset_spec(self, kernel: str, seeds: str) -> Spec:
+        """Settings of drawing the points of a kernel."""
+        return {
+            "study_seed": self.config["seed"],
+            "seeds": self.seed_groups[seeds],
+            "points": self.config["kernels"][kernel]["points"],
+        }
+
+    def training_spec(self, segment: Segment, seeds: str) -> Spec:
+        """Settings of training one segment; nothing of later segments is in them."""
+        run = self.runs[segment.run]
+        spec = {key: run[key] for key in ("objective", "batch_size", "momentum", "weight_decay")}
+        spec["learning_rate"] = [entry for entry in run["learning_rate"] if entry[0] < segment.stop]
+        spec |= self._adversarial(run, f"runs.{segment.run}.attack")
+        evaluation = {**run["evaluation"], "attack": self.attack(run["evaluation"]["attack"], "")}
+        return {
+            "study_seed": self.config["seed"],
+            "seeds": self.seed_groups[seeds],
+            "model": self.config["models"][run["model"]],
+            "training": spec,
+            "epochs": [segment.start, segment.stop],
+            "checkpoints": self.segment_checkpoints(segment),
+            "evaluation": evaluation,
+        }
+
+    def _adversarial(self, spec: Spec, path: str) -> Spec:
+        """The attack of a training, or nothing where it has no influence."""
+        if spec["objective"] == "standard":
+            return {"attack": None, "adversarial_steps": None}
+        return {"attack": self.attack(spec["attack"], path), "adversarial_steps": spec["adversarial_steps"]}
+
+    def kernel_spec(self, kernel: str, segment: Segment, seeds: str) -> Spec:
+        """Settings of the kernels of all checkpoints of a segment."""
+        return {
+            "seeds": self.seed_groups[seeds],
+            "model": self.config["models"][self.runs[segment.run]["model"]],
+            "epochs": self.segment_checkpoints(segment),
+            **{key: self.config["kernels"][kernel][key] for key in ("kinds", "budget_mb")},
+        }
+
+    def measures_spec(self, seeds: str) -> Spec:
+        """Settings of measuring the kernels along a run."""
+        return {"seeds": self.seed_groups[seeds], "until": self.figures["loo_fig1"]["until"]}
+
+    def stage2_spec(self, name: str, parent: str, seeds: str, part: int) -> Spec:
+        """Settings of one job of a second stage."""
+        spec = self.config["stage2"][name]
+        training = {key: spec[key] for key in ("objective", "batch_size", "momentum", "weight_decay", "learning_rate")}
+        return {
+            "study_seed": self.config["seed"],
+            "seeds": self.seed_groups[seeds],
+            "model": self.config["models"][self.runs[parent]["model"]],
+            "training": training | self._adversarial(spec, f"stage2.{name}.attack"),
+            "variants": spec["variants"],
+            "epochs": spec["epochs"],
+            "spawn_epochs": self.spawn_parts(name)[part],
+            "evaluation_attack": self.attack(spec["evaluation_attack"], ""),
+        }
+
+    def spawn_parts(self, name: str) -> list[list[float]]:
+        """Spawn epochs of a second stage, one list per job."""
+        return grouped(self.config["stage2"][name]["spawn_epochs"])
+
+    def stage2_segments(self, name: str, parent: str, part: int) -> list[Segment]:
+        """Segments of the parent that hold the checkpoints of one job of a second stage."""
+        kept = self.checkpoints(parent)
+        return list(dict.fromkeys(kept[epoch] for epoch in self.spawn_parts(name)[part]))
+
+    def switches(self, figure: str) -> list[int]:
+        """Epochs at which runs of a figure branch off."""
+        runs = [self.runs[run] for row in self.figures[figure]["rows"] for run in row["runs"].values()]
+        return sorted({run["branch"]["epoch"] for run in runs if run["branch"]})
+
+    def title(self, runs: Iterable[str]) -> str:
+        """Data sets of some runs, as a title."""
+        sources = {self.config["data"][self.runs[run]["data"]]["source"] for run in runs}
+        return ", ".join(sorted(_TITLES[source] for source in sources))
+
+    def about(self, figure: str) -> dict[str, str]:
+        """What a caption has to say of the settings behind a figure."""
+        rows = self.figures[figure]["rows"]
+        names = dict.fromkeys(run for row in rows for run in {**row.get("runs", {}), **row.get("parents", {})}.values())
+        runs = [self.runs[name] for name in names]
+        attacks = {name: self.attack(name, "") for run in runs for name in (run["attack"], run["evaluation"]["attack"])}
+
+        def listed(texts: Iterable[str]) -> str:
+            return "; ".join(dict.fromkeys(texts))
+
+        seeds = sum(self.seed_groups.values(), [])
+        return {
+            "data": self.title(names),
+            "model": listed(
+                ", ".join(f"{key} {value}" for key, value in self.config["models"][run["model"]].items()) for run in runs
+            ),
+            "attacks": listed(
+                f"{name}: PGD-{attack['steps']} in the ℓ∞ ball of radius {attack['epsilon']:.4g}"
+                for name, attack in attacks.items()
+            ),
+            "epochs": listed(str(run["epochs"]) for run in runs),
+            "seeds": f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})",
+        }

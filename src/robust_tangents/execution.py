@@ -1,0 +1,48 @@
+"""The one place that decides how work is laid out for the device at hand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import jax
+from jax import lax
+
+Convolution = Literal["xla", "patches"]
+
+# Measured on two CPU cores: at 8×8 patches win by 2-3 in attacks, at 32×32 XLA's convolution wins by about 2.
+_PATCHES_UP_TO = 16
+
+
+Carry = TypeVar("Carry")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to convolve, and whether loops over steps are compiled or stepped from Python."""
+
+    convolution: Convolution
+    compiled_loops: bool
+
+    def loop(self, start: int | jax.Array, stop: int | jax.Array, body: Callable, carry: Carry) -> Carry:
+        """``carry = body(i, carry)`` for start ≤ i < stop. A body that is stepped from Python should be compiled."""
+        if self.compiled_loops:
+            return lax.fori_loop(start, stop, body, carry)
+        for i in range(int(start), int(stop)):
+            carry = body(i, carry)
+        return carry
+
+    def compile(self, function: Callable, **options) -> Callable:
+        """``jax.jit`` around a function with such loops, where the loops are compiled."""
+        return jax.jit(function, **options) if self.compiled_loops else function
+
+
+def choose(image_shape: Sequence[int], backend: str | None = None) -> Execution:
+    """Layout for images of shape (H, W, C).
+
+    On a CPU, XLA convolutions lose their fast path inside compiled loops (4-12 times slower), so there loops step
+    from Python; patches do not suffer, and on accelerators the loop belongs on the device.
+    """
+    on_cpu = (backend or jax.default_backend()) == "cpu"
+    small = max(image_shape[:2]) <= _PATCHES_UP_TO
+    convolution: Convolution = "patches" if on_cpu and small else "xla"
+    return Execution(convolution, compiled_loops=not on_cpu or convolution == "patches")

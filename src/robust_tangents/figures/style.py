@@ -1,0 +1,70 @@
+"""How figures look and how they are saved."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from robust_tangents.errors import InputError
+from robust_tangents.storage import publish
+
+mpl.use("agg")
+
+_SETTINGS = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "figure.constrained_layout.use": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "font.size": 9,
+    "svg.hashsalt": "robust-tangents",  # equal numbers give equal files
+}
+
+
+def apply() -> None:
+    """Use this project's look for all figures drawn from here on."""
+    sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=_SETTINGS)
+
+
+def palette(labels: Sequence[str], colours: Mapping[str, str]) -> dict[str, Any]:
+    """Colour of each label: the configured one, else the next of a colour-blind-safe cycle.
+
+    Raises:
+        InputError: a configured colour is none that Matplotlib knows.
+    """
+    free = iter(sns.color_palette("colorblind", max(10, len(labels))))
+    result = {}
+    for label in labels:
+        following = next(free)
+        colour = colours.get(label, following)
+        if not mpl.colors.is_color_like(colour):
+            raise InputError(f"configuration: style.colours.{label}: {colour!r} is no colour; use a name or #rrggbb")
+        result[label] = colour
+    return result
+
+
+def save(figure: Figure, table: pd.DataFrame, stem: Path, dpi: int) -> None:
+    """Write ``stem`` with .pdf, .svg, .png and the plotted numbers as .csv; equal figures give equal bytes."""
+    writers: dict[str, Any] = {
+        "pdf": lambda path: figure.savefig(path, format="pdf", metadata={"CreationDate": None}),
+        "svg": lambda path: figure.savefig(path, format="svg", metadata={"Date": None}),
+        "png": lambda path: figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None}),
+        "csv": lambda path: table.to_csv(path, index=False),
+    }
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, write in writers.items():
+            temporary = stem.with_name(f".{stem.name}.{suffix}.tmp")
+            try:
+                write(temporary)
+                publish(temporary, stem.with_name(f"{stem.name}.{suffix}"))
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{stem}: cannot be written ({error.strerror or error}); check space and permissions") from error

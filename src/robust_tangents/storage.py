@@ -1,0 +1,214 @@
+"""The one storage format: HDF5 files that describe themselves, are checked on reading and are never half written.
+
+Every file carries the attributes
+
+- ``kind``, ``schema_version``: what it is and which layout it follows,
+- ``spec``: the resolved settings of the job that made it (JSON),
+- ``inputs``: the checksums of the files it was made from (JSON),
+- ``versions``, ``device``, ``precision``: what it was made with (see `robust_tangents.provenance`),
+- ``checksum``: SHA-256 over all of these and over name, type, shape and SHA-256 of every data set.
+
+Each data set carries its own ``sha256``. Opening a file checks the header and the table of contents; reading a data
+set checks that data set, so that one checkpoint of a large file costs one checkpoint.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from robust_tangents.errors import InputError
+from robust_tangents.provenance import environment
+
+SCHEMA_VERSION = 1
+_JSON_ATTRIBUTES = ("spec", "inputs", "versions", "precision")
+_TEXT_ATTRIBUTES = ("kind", "device")
+# From 1.8 on HDF5 keeps checksums of its own structures. Before, and in text of variable length still, an altered
+# byte can send it into an endless loop, so that attributes are text of fixed length.
+_LAYOUT = ("v108", "v108")
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    for name in sorted(tree):
+        value, path = tree[name], f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{path}/")
+        else:
+            array = np.asarray(value)
+            if array.dtype.kind == "U":
+                array = np.char.encode(array, "utf-8")
+            yield path, np.ascontiguousarray(array).reshape(array.shape)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _data_digest(array: np.ndarray) -> str:
+    return hashlib.sha256(array.data if array.size else b"").hexdigest()
+
+
+def _contents_digest(header: Mapping[str, Any], datasets: Mapping[str, h5py.Dataset]) -> str:
+    table = [
+        [name, data.dtype.str, list(data.shape), _text(data.attrs["sha256"])] for name, data in sorted(datasets.items())
+    ]
+    return hashlib.sha256(_canonical({"header": dict(header), "contents": table}).encode()).hexdigest()
+
+
+def write(
+    path: str | Path,
+    *,
+    kind: str,
+    data: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    inputs: Mapping[str, str] | None = None,
+) -> None:
+    """Write one artefact: to a temporary file beside it, flushed to disk, then renamed into place.
+
+    Args:
+        path: where the file goes; an existing file is replaced in one step.
+        kind: what the file is, checked by `read`.
+        data: nested mapping of names to arrays (or anything ``numpy.asarray`` takes); text is stored as UTF-8 bytes.
+        spec: resolved settings of the job, JSON-serialisable.
+        inputs: name and ``checksum`` of each artefact that this one was made from.
+
+    Raises:
+        InputError: the file cannot be written (no space, no permission); nothing is left behind.
+    """
+    path = Path(path)
+    header = {"kind": kind, "schema_version": SCHEMA_VERSION, "spec": spec, "inputs": inputs or {}, **environment()}
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w", libver=_LAYOUT) as file:
+            datasets = {}
+            for name, array in _flatten(data):
+                datasets[name] = file.create_dataset(name, data=array)
+                datasets[name].attrs["sha256"] = np.bytes_(_data_digest(array))
+            for name in _JSON_ATTRIBUTES:
+                file.attrs[name] = np.bytes_(_canonical(header[name]))
+            for name in _TEXT_ATTRIBUTES:
+                file.attrs[name] = np.bytes_(header[name].encode())
+            file.attrs["schema_version"] = SCHEMA_VERSION
+            file.attrs["checksum"] = np.bytes_(_contents_digest(json.loads(_canonical(header)), datasets))
+        publish(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); check space and permissions"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Flush a finished temporary file to disk and give it its final name in one step."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Turn whatever HDF5 makes of a damaged file into one line that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: is damaged ({reason}); delete it and run the workflow again") from error
+
+
+class Artefact:
+    """An open artefact with a verified header. ``artefact["a/b"]`` gives an array, or a nested dict for a group."""
+
+    def __init__(self, path: Path, file: h5py.File):
+        if "checksum" not in file.attrs:
+            raise InputError(f"{path}: is HDF5 but not an artefact of this project (it has no checksum)")
+        self.path = path
+        self._datasets: dict[str, h5py.Dataset] = {}
+        file.visititems(self._add)
+        self.header: dict[str, Any] = {name: json.loads(file.attrs[name]) for name in _JSON_ATTRIBUTES}
+        self.header |= {name: _text(file.attrs[name]) for name in _TEXT_ATTRIBUTES}
+        self.header["schema_version"] = int(file.attrs["schema_version"])
+        self.checksum = _text(file.attrs["checksum"])
+        if self.checksum != _contents_digest(self.header, self._datasets):
+            raise InputError(f"{path}: is damaged (its header differs from its checksum); delete it and run again")
+
+    def _add(self, name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            self._datasets[name] = item
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Resolved settings of the job that wrote the file."""
+        return self.header["spec"]
+
+    def contents(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Name, shape and type of every data set."""
+        return {name: (data.shape, str(data.dtype)) for name, data in self._datasets.items()}
+
+    def keys(self, group: str = "") -> list[str]:
+        """Names directly under a group (of the whole file without one), sorted."""
+        prefix = f"{group}/" if group else ""
+        return sorted({name.removeprefix(prefix).split("/")[0] for name in self._datasets if name.startswith(prefix)})
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._datasets or bool(self.keys(name))
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._datasets:
+            return self._read(name)
+        tree = {key: self[f"{name}/{key}"] for key in self.keys(name)}
+        if not tree:
+            raise InputError(f"{self.path}: holds no {name!r}; it has {', '.join(self.keys())}")
+        return tree
+
+    def _read(self, name: str) -> np.ndarray:
+        with _reported(self.path):
+            data = self._datasets[name]
+            array = np.asarray(data[()])
+            if _data_digest(np.ascontiguousarray(array)) != _text(data.attrs["sha256"]):
+                raise ValueError(f"the values of {name} differ from their checksum")
+        return array
+
+
+@contextmanager
+def read(path: str | Path, kind: str | None = None) -> Iterator[Artefact]:
+    """Open an artefact, check it, and close it at the end of the ``with`` block.
+
+    Raises:
+        InputError: the file is missing, truncated, altered, of another kind or of a newer layout.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file; run the workflow to make it")
+    with _reported(path):
+        file = h5py.File(path, "r")
+    with file:
+        with _reported(path):
+            artefact = Artefact(path, file)
+        if kind is not None and artefact.header["kind"] != kind:
+            raise InputError(f"{path}: is of kind {artefact.header['kind']!r}, but {kind!r} is needed here")
+        if artefact.header["schema_version"] > SCHEMA_VERSION:
+            raise InputError(
+                f"{path}: has layout version {artefact.header['schema_version']}, newer than this release's "
+                f"{SCHEMA_VERSION}; update robust-tangents"
+            )
+        yield artefact

@@ -1,0 +1,155 @@
+"""Stochastic gradient descent on clean and adversarial images, in pieces that can be stopped and taken up again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+
+from robust_tangents import randomness
+from robust_tangents.attacks import Attack, pgd
+from robust_tangents.execution import Execution
+
+
+class Model(Protocol):
+    """What can be trained: `models.Network`, or a network linearised around a checkpoint."""
+
+    execution: Execution
+
+    def train(self, params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, Any]: ...
+
+    def logits(self, params: Any, batch_stats: Any, images: jax.Array) -> jax.Array: ...
+
+
+class State(NamedTuple):
+    """All that training carries from one step to the next."""
+
+    params: Any
+    batch_stats: Any
+    momentum: Any
+
+    @classmethod
+    def start(cls, params: Any, batch_stats: Any) -> "State":
+        return cls(params, batch_stats, jax.tree.map(jnp.zeros_like, params))
+
+
+def as_float(images: jax.Array) -> jax.Array:
+    """Images in [0, 1], float32: 8-bit ones are divided by 255, others are taken as they are."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+def learning_rate(schedule: Sequence[Sequence[float]], epoch: int) -> float:
+    """Rate of the last entry (from epoch, rate) that has begun."""
+    return [rate for begin, rate in schedule if begin <= epoch][-1]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One way of training one model on one data set.
+
+    Attributes:
+        model: the trained model; the attack sees it in evaluation mode, the step in training mode.
+        images, labels: training set, (N, H, W, C) and (N,), kept on the device.
+        spec: resolved settings: ``objective`` (standard, adversarial), ``adversarial_steps`` (pure: each batch takes one
+            step on attacked images; alternate: a step on clean images, an attack on the result, a step on the attacked
+            images), ``batch_size``, ``learning_rate`` (list of [from epoch, rate]), ``momentum``, ``weight_decay``,
+            ``attack``.
+        seeds: (study seed, run seed), the root of order and attack noise.
+        roles: the branches of the seed tree for order and attack noise.
+
+    Source: Loo et al. 2022, section 2; ``alternate`` is what the authors' code does, ``pure`` what the text says.
+    """
+
+    model: Model
+    images: jax.Array
+    labels: jax.Array
+    spec: Mapping[str, Any]
+    seeds: tuple[int, int]
+    roles: tuple[randomness.Role, randomness.Role] = ("order", "attack")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches, a smaller last one included."""
+        return -(-len(self.labels) // self.spec["batch_size"])
+
+    def step_of(self, epoch: float) -> int:
+        """Batches of its epoch that a fractional checkpoint has seen: the first count with count / batches > fraction."""
+        return int(np.floor(epoch % 1 * self.steps_per_epoch)) + 1 if epoch % 1 else 0
+
+    def order(self, epoch: int) -> jax.Array:
+        """Random order of the training images in one epoch."""
+        key = randomness.key(*self.seeds, self.roles[0], epoch)
+        return jax.random.permutation(key, len(self.labels))
+
+    def epoch(self, state: State, epoch: int, cuts: Sequence[float] = ()) -> Iterator[tuple[float, State, float]]:
+        """Train one epoch; yield (point in time, state, mean loss since the last yield) at each cut and at the end.
+
+        Args:
+            epoch: index of the epoch, counted from 0; the last yield is at ``epoch + 1``.
+            cuts: increasing points in time strictly inside the epoch at which the state is wanted as well.
+        """
+        rate = jnp.float32(learning_rate(self.spec["learning_rate"], epoch))
+        order, key = self.order(epoch), randomness.key(*self.seeds, self.roles[1], epoch)
+        batch_size, begin = self.spec["batch_size"], 0
+        full = len(self.labels) // batch_size
+        for point, end in [*((cut, self.step_of(cut)) for cut in cuts), (epoch + 1, self.steps_per_epoch)]:
+            loss = jnp.zeros(())
+            if begin < (stop := min(end, full)):
+                state, loss = self._steps(self.images, self.labels, state, order, key, rate, begin, stop)
+            if end > full:
+                rest = order[full * batch_size :]
+                state, last = self._step(state, self.images[rest], self.labels[rest], jax.random.fold_in(key, full), rate)
+                loss = loss + last
+            yield point, state, float(loss) / max(end - begin, 1)
+            begin = end
+
+    @cached_property
+    def _steps(self):
+        batch_size = self.spec["batch_size"]
+
+        def steps(images, labels, state, order, key, rate, begin, end):
+            def body(i, carry):
+                state, total = carry
+                rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
+                state, loss = self._step(state, images[rows], labels[rows], jax.random.fold_in(key, i), rate)
+                return state, total + loss
+
+            return self.model.execution.loop(begin, end, body, (state, jnp.zeros(())))
+
+        return self.model.execution.compile(steps)
+
+    @cached_property
+    def _step(self):
+        spec, model = self.spec, self.model
+        attack = Attack.of(spec["attack"]) if spec["objective"] == "adversarial" else None
+
+        @jax.jit
+        def descend(state: State, images, labels, rate) -> tuple[State, jax.Array]:
+            def loss(params):
+                logits, batch_stats = model.train(params, state.batch_stats, images)
+                return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), batch_stats
+
+            (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+            if spec["weight_decay"]:
+                gradient = jax.tree.map(lambda g, p: g + spec["weight_decay"] * p, gradient, state.params)
+            trace = optax.trace(spec["momentum"])
+            update, memory = trace.update(gradient, optax.TraceState(state.momentum))
+            params = jax.tree.map(lambda p, u: p - rate * u, state.params, update)
+            return State(params, batch_stats, memory.trace), value
+
+        def step(state: State, images, labels, key, rate) -> tuple[State, jax.Array]:
+            images = as_float(images)
+            if attack is None:
+                return descend(state, images, labels, rate)
+            if spec["adversarial_steps"] == "alternate":
+                state, _ = descend(state, images, labels, rate)
+            predict = Partial(model.logits, state.params, state.batch_stats)
+            attacked = pgd(predict, images, labels, key, attack, model.execution)
+            return descend(state, attacked, labels, rate)
+
+        return model.execution.compile(step)

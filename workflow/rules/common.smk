@@ -1,0 +1,123 @@
+# What the rules share: the study, where its files are, and what code a job depends on. No rules here.
+import json
+import os
+import sys
+from pathlib import Path
+
+root = Path(workflow.basedir)
+sys.path.insert(0, str(root / "src"))
+
+from robust_tangents.code_dependencies import imported_files  # noqa: E402
+from robust_tangents.configuration import PAPERS, Study  # noqa: E402
+from robust_tangents.errors import InputError  # noqa: E402
+
+try:
+    study = Study(config)
+except InputError as error:
+    sys.exit(str(error))
+
+results = f"results/{study.name}"
+
+# Jobs run the Python that runs Snakemake (unless --sdm puts a conda environment in front of it).
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+# On one machine, one JAX process holds the accelerator at a time, unless --resources gpu=N says otherwise.
+if workflow.global_resources["_nodes"].value is None:
+    workflow.global_resources.setdefault("gpu", 1)
+gpus = 1 if Path("/dev/nvidia0").exists() or "ROBUST_TANGENTS_GPU" in os.environ else 0
+
+
+def local(path):
+    """A file of this repository, relative to the working directory, so that a clone elsewhere gives the same name."""
+    return os.path.relpath(path)
+
+
+def code(script):
+    """Input function: the script and all modules of this repository that it imports, compared by content."""
+    paths = [local(path) for path in imported_files(root / "scripts" / script, root / "src")]
+
+    def files_of_code(wildcards):
+        # Snakemake compares touched inputs by content only up to 1 MB, and takes larger ones, our checkpoints, for
+        # changed. Lift the limit, which is known only now that the graph is being built.
+        workflow.dag.max_checksum_file_size = sys.maxsize
+        workflow.persistence.max_checksum_file_size = sys.maxsize
+        return paths
+
+    return files_of_code
+
+
+def to_json(spec):
+    """Settings as one command-line argument, the same text for the same settings."""
+    return json.dumps(spec, sort_keys=True)
+
+
+def long_output(path):
+    """Results that took long are write-protected where the study says so."""
+    return protected(path) if study.config["protect"] else path
+
+
+def in_report(paper, label):
+    """Where the report shows a figure."""
+    return {"category": PAPERS[paper], "labels": {"figure": label}}
+
+
+def data_file(name):
+    return f"{results}/data/{name}.h5"
+
+
+def segment_file(segment, seeds):
+    return f"{results}/runs/{segment.run}/{seeds}/epochs-{segment.start}-{segment.stop}.h5"
+
+
+def segment_of(wildcards):
+    return study.segment(wildcards.run, int(wildcards.start), int(wildcards.stop))
+
+
+def previous_segment(wildcards):
+    previous = study.previous(segment_of(wildcards))
+    return segment_file(previous, wildcards.seeds) if previous else []
+
+
+def kernels_along_run(wildcards):
+    return [
+        f"{results}/kernels/{wildcards.kernel}/{segment.run}/{wildcards.seeds}/epochs-{segment.start}-{segment.stop}.h5"
+        for segment in study.segments(wildcards.run, study.figures["loo_fig1"]["until"])
+    ]
+
+
+def stage2_segments(wildcards):
+    segments = study.stage2_segments(wildcards.stage2, wildcards.run, int(wildcards.part))
+    return [segment_file(segment, wildcards.seeds) for segment in segments]
+
+
+def curves(figure, runs, paths):
+    """Rows of a figure: title, and for every curve the files of all seeds, which ``paths(row, run, seeds)`` lists."""
+    return [
+        {
+            "title": study.title(row[runs].values()),
+            "curves": {
+                label: [path for seeds in study.seed_groups for path in paths(row, run, seeds)]
+                for label, run in row[runs].items()
+            },
+        }
+        for row in study.figures[figure]["rows"]
+    ]
+
+
+def measures_files(row, run, seeds):
+    return [f"{results}/kernel_measures/{row['kernel']}/{run}/{seeds}.h5"]
+
+
+def stage2_files(row, run, seeds):
+    parts = range(len(study.spawn_parts(row["stage2"])))
+    return [f"{results}/stage2/{row['stage2']}/{run}/{seeds}/part{part}.h5" for part in parts]
+
+
+def files(rows):
+    """All files behind the curves of a figure."""
+    return [path for row in rows for paths in row["curves"].values() for path in paths]
+
+
+def figures(prefix=""):
+    """The PNG of every figure of the study whose name begins with ``prefix``."""
+    return [f"{results}/figures/{name}.png" for name in study.figures if name.startswith(prefix)]

@@ -1,0 +1,43 @@
+rule extract_kernels:
+    """Empirical neural tangent kernels of all checkpoints of a segment."""
+    input:
+        code=code("extract_kernels.py"),
+        segment="<results>/runs/{run}/{seeds}/epochs-{start}-{stop}.h5",
+        subset=lambda wildcards: f"{results}/data/{study.runs[wildcards.run]['data']}/{wildcards.kernel}/{wildcards.seeds}.h5",
+    output:
+        long_output("<results>/kernels/{kernel}/{run}/{seeds}/epochs-{start}-{stop}.h5"),
+    log:
+        "<logs>/kernels/{kernel}/{run}/{seeds}/epochs-{start}-{stop}.log",
+    benchmark:
+        "<benchmarks>/kernels/{kernel}/{run}/{seeds}/epochs-{start}-{stop}.tsv"
+    conda:
+        "../../envs/main.yaml"
+    threads: 1
+    resources:
+        gpu=gpus,
+    params:
+        spec=lambda wildcards: to_json(study.kernel_spec(wildcards.kernel, segment_of(wildcards), wildcards.seeds)),
+    shell:
+        "python {input.code[0]:q} --spec {params.spec:q} --segment {input.segment:q} --subset {input.subset:q}"
+        " --out {output:q} --threads {threads} --log {log:q}"
+
+
+rule measure_kernels:
+    """Velocity, distance to the final kernel, effective rank and specialization along a run."""
+    input:
+        code=code("measure_kernels.py"),
+        kernels=kernels_along_run,
+    output:
+        "<results>/kernel_measures/{kernel}/{run}/{seeds}.h5",
+    log:
+        "<logs>/kernel_measures/{kernel}/{run}/{seeds}.log",
+    benchmark:
+        "<benchmarks>/kernel_measures/{kernel}/{run}/{seeds}.tsv"
+    conda:
+        "../../envs/main.yaml"
+    threads: 1
+    params:
+        spec=lambda wildcards: to_json(study.measures_spec(wildcards.seeds)),
+    shell:
+        "python {input.code[0]:q} --spec {params.spec:q} --kernels {input.kernels:q}"
+        " --out {output:q} --threads {threads} --log {log:q}"
