@@ -29,9 +29,9 @@ wildcard_constraints:
 rule all:
     """Every figure of the study (what a bare call makes)."""
     default_target: True
-    localrule: True
     input:
         figures(),
+    localrule: True
 
 
 include: "workflow/rules/data.smk"

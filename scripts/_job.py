@@ -60,7 +60,7 @@ _threads.add_argument("--threads", type=int, help="CPU threads to keep to (defau
 if (_wanted := _threads.parse_known_args()[0].threads) is not None:
     _keep_to_threads(_wanted)
 
-from robust_tangents.errors import InputError  # noqa: E402  (the path is set above)
+from robust_tangents.errors import InputError
 
 log = logging.getLogger("robust_tangents")
 

@@ -1,14 +1,16 @@
 """Compute the empirical kernels of all checkpoints of a segment on a subset of the training images."""
 
-import _job
 import jax.numpy as jnp
+
+import _job
 from robust_tangents import checkpoints, execution, models, storage
 from robust_tangents.kernels import empirical_kernels
 from robust_tangents.training import as_float
 
 
 def main(options) -> None:
-    spec, result = options.spec, {}
+    spec = options.spec
+    result: dict[str, dict] = {}
     with storage.read(options.segment, "segment") as segment, storage.read(options.subset, "subset") as subset:
         jobs = [(seed, epoch) for seed in spec["seeds"] for epoch in spec["epochs"]]
         for seed, epoch in _job.progress(jobs, "kernels"):

@@ -1,9 +1,10 @@
 """Measure the kernels along a run: velocity, distance to the last one, effective rank, specialization."""
 
-import _job
 from pathlib import Path
 
 import numpy as np
+
+import _job
 from robust_tangents import kernel_measures, storage
 
 

@@ -1,28 +1,29 @@
 """Draw kernel velocity, distance to the final kernel, effective rank and specialization over training."""
 
-import _job
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+import _job
 from robust_tangents import storage
 from robust_tangents.figures import loo, style
 
 
-def curves(path: str, row: str, run: str) -> list[pd.DataFrame]:
+def values(path: str, row: str, run: str) -> list[pd.DataFrame]:
     """Values of one measures artefact as tables with one row per value."""
     tables = []
     with storage.read(path, "kernel measures") as measures:
-        for seed in measures.keys():
-            values = measures[seed]
-            epochs = values["epochs"]
+        for seed in measures.names():
+            measured = measures[seed]
+            epochs = measured["epochs"]
             panels = {
-                "velocity": ((epochs[1:] + epochs[:-1]) / 2, values["velocity"]),
-                "distance_to_final": (epochs, values["distance_to_final"]),
-                "effective_rank": (epochs, values["effective_rank"]),
+                "velocity": ((epochs[1:] + epochs[:-1]) / 2, measured["velocity"]),
+                "distance_to_final": (epochs, measured["distance_to_final"]),
+                "effective_rank": (epochs, measured["effective_rank"]),
             }
-            if "specialization" in values:
-                diagonal = np.diagonal(values["specialization"], axis1=1, axis2=2)
+            if "specialization" in measured:
+                diagonal = np.diagonal(measured["specialization"], axis1=1, axis2=2)
                 panels["specialization"] = (epochs, diagonal.mean(axis=1))
             for panel, (x, y) in panels.items():
                 seed_number = int(seed.removeprefix("seed"))
@@ -38,9 +39,9 @@ def main(options) -> None:
         [
             part
             for row in spec["rows"]
-            for run, paths in row["curves"].items()
-            for path in paths
-            for part in curves(path, row["title"], run)
+            for curve in row["curves"]
+            for path in curve["files"]
+            for part in values(path, row["title"], curve["label"])
         ]
     )
     figure = loo.fig1(table, spec["style"]["colours"], spec["switches"])

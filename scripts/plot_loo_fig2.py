@@ -1,22 +1,23 @@
 """Draw second-stage accuracies against spawn epoch, and the relative size of the first-order part."""
 
-import _job
 from pathlib import Path
 
 import pandas as pd
+
+import _job
 from robust_tangents import storage
 from robust_tangents.figures import loo, style
 
 
-def curves(path: str, row: str, parent: str) -> list[pd.DataFrame]:
+def values(path: str, row: str, parent: str) -> list[pd.DataFrame]:
     """Values of one stage-2 artefact as tables with one row per value."""
     tables = []
     with storage.read(path, "stage 2") as stage2:
-        for seed in stage2.keys():
-            values = stage2[seed]
+        for seed in stage2.names():
+            result = stage2[seed]
             for network in loo.SECOND_STAGE:
                 for panel in ("accuracy", "robust_accuracy", "relative_magnitude"):
-                    if panel in values.get(network, {}):
+                    if panel in result.get(network, {}):
                         tables.append(
                             pd.DataFrame(
                                 {
@@ -25,8 +26,8 @@ def curves(path: str, row: str, parent: str) -> list[pd.DataFrame]:
                                     "parent": parent,
                                     "network": network,
                                     "seed": int(seed.removeprefix("seed")),
-                                    "epoch": values["spawn_epochs"],
-                                    "value": values[network][panel],
+                                    "epoch": result["spawn_epochs"],
+                                    "value": result[network][panel],
                                 }
                             )
                         )
@@ -39,9 +40,9 @@ def main(options) -> None:
         [
             part
             for row in spec["rows"]
-            for parent, paths in row["curves"].items()
-            for path in paths
-            for part in curves(path, row["title"], parent)
+            for curve in row["curves"]
+            for path in curve["files"]
+            for part in values(path, row["title"], curve["label"])
         ]
     )
     style.save(loo.fig2(table, spec["style"]["colours"]), table, options.out.with_suffix(""), spec["style"]["dpi"])

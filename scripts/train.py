@@ -1,10 +1,11 @@
 """Train one segment of a run: from epoch 0 or the end of another segment, keeping the checkpoints on the way."""
 
-import _job
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+
+import _job
 from robust_tangents import checkpoints, execution, models, randomness, storage, subsets
 from robust_tangents.attacks import Attack
 from robust_tangents.evaluation import accuracies
@@ -33,12 +34,13 @@ def train_seed(seed: int, spec: dict, data: storage.Artefact, previous: storage.
         state = checkpoints.load_state(previous, seed, start)
 
     for epoch in _job.progress(range(start, stop), f"seed {seed}, epochs {start} to {stop}"):
-        losses = []
-        for point, state, loss in trainer.epoch(state, epoch, [c for c in spec["checkpoints"] if epoch < c < epoch + 1]):
-            keep(point, state)
-            losses.append(loss)
+        cuts = [point for point in spec["checkpoints"] if epoch < point < epoch + 1]
+        points = list(trainer.epoch(state, epoch, cuts))
+        for point, reached, _ in points:
+            keep(point, reached)
+        _, state, loss = points[-1]
         if (epoch + 1) % spec["evaluation"]["every"] == 0 or epoch + 1 == stop:
-            metrics.append({"epoch": epoch + 1, "loss": np.mean(losses), **evaluate(epoch + 1, state)})
+            metrics.append({"epoch": epoch + 1, "loss": loss, **evaluate(epoch + 1, state)})
             _job.log.info(", ".join(f"{name} {value:.4g}" for name, value in metrics[-1].items()))
     return {
         "checkpoints": kept,
@@ -62,7 +64,7 @@ def evaluator(network: models.Network, spec: dict, seed: int, data: storage.Arte
     def evaluate(epoch: int, state: State) -> dict[str, float]:
         predict = Partial(network.logits, state.params, state.batch_stats)
         key = randomness.key(spec["study_seed"], seed, "evaluation", epoch)
-        result = {}
+        result: dict[str, float] = {}
         for part, (images, labels) in parts.items():
             batch_size = min(len(labels), spec["training"]["batch_size"])
             clean, robust = accuracies(predict, images, labels, key, attack, network.execution, batch_size)

@@ -1,12 +1,13 @@
 """Train the first-order models around checkpoints of a run, and evaluate them and their parents."""
 
-import _job
 from contextlib import ExitStack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+
+import _job
 from robust_tangents import checkpoints, execution, models, randomness, storage
 from robust_tangents.attacks import Attack
 from robust_tangents.errors import InputError
@@ -33,8 +34,10 @@ class Stage2:
         self.batch_size = min(spec["training"]["batch_size"], len(self.test_labels))
         self.network = models.build(spec["model"], len(data["class_names"]), execution.choose(images.shape[1:]))
         self.model = Linearized(self.network)
-        seeds, roles = (spec["study_seed"], seed), ("stage2 order", "stage2 attack")
-        self.trainer = Trainer(self.model, images, labels, spec["training"], seeds, roles)
+        seeds = (spec["study_seed"], seed)
+        self.trainer = Trainer(
+            self.model, images, labels, spec["training"], seeds, roles=("stage2 order", "stage2 attack")
+        )
         self.key = randomness.key(*seeds, "evaluation")
 
     def evaluate(self, model: models.Network | Linearized, params, batch_stats) -> dict[str, float]:
@@ -50,10 +53,8 @@ class Stage2:
         result = {"standard": self.evaluate(self.network, *parent)}
         for variant in self.spec["variants"]:
             state = State.start(*self.model.start(*parent, centered=variant == "centered"))
-            loss = float("nan")
             for epoch in range(self.spec["epochs"]):
-                for _, state, loss in self.trainer.epoch(state, epoch):
-                    pass
+                [(_, state, loss)] = self.trainer.epoch(state, epoch)
             result[variant] = self.evaluate(self.model, state.params, state.batch_stats) | {"loss": loss}
             if variant == "linearized":
                 result[variant]["relative_magnitude"] = self.relative_magnitude(state)

@@ -170,6 +170,12 @@ def test_digits_are_split_evenly():
     assert data.class_names == tuple("0123456789")
 
 
+def test_draws_keep_their_values():
+    data = datasets.load(spec("digits", train=2, test=1), 0)
+    assert data.train_indices[:8].tolist() == [80, 119, 320, 360, 541, 728, 872, 890]
+    assert data.test_indices[:5].tolist() == [20, 121, 493, 791, 867]
+
+
 def test_digits_agree_with_scikit_learn():
     from sklearn.datasets import load_digits
 
@@ -554,7 +560,7 @@ def test_scripts_prepare_data_and_draw_points(cifar10_folder, tmp_path):
     with storage.read(tmp_path / "s.h5", "subset") as artefact:
         assert artefact.header["inputs"] == {"data": checksum}
         assert artefact.header["device"] == "no JAX device used"
-        assert artefact.keys() == ["seed0", "seed4"]
+        assert artefact.names() == ["seed0", "seed4"]
         for seed in (0, 4):
             group = artefact[f"seed{seed}"]
             assert group["indices"].tolist() == kernel_points(train["labels"], 6, 3, seed).tolist()

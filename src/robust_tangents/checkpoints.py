@@ -17,7 +17,8 @@ def load(segment: Artefact, seed: int, epoch: float) -> tuple[Any, Any]:
     name = group(seed, epoch)
     if name not in segment:
         raise InputError(f"{segment.path}: holds no checkpoint of seed {seed} at epoch {epoch:g}")
-    return segment[f"{name}/params"], segment[f"{name}/batch_stats"] if f"{name}/batch_stats" in segment else {}
+    checkpoint = segment[name]
+    return checkpoint["params"], checkpoint.get("batch_stats", {})
 
 
 def load_state(segment: Artefact, seed: int, epoch: int) -> State:

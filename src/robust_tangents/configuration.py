@@ -7,8 +7,9 @@ job's settings change if and only if its work does.
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,9 @@ def _explain(error: jsonschema.ValidationError) -> str:
     path = ".".join(str(part) for part in error.absolute_path) or "the top level"
     message = error.message
     if error.validator == "type" and isinstance(error.instance, str):
-        try:
-            message += f" (YAML reads {error.instance!r} as text; write {float(error.instance):#.1e} with a decimal point)"
-        except ValueError:
-            pass
+        with suppress(ValueError):
+            number = f"{float(error.instance):#.1e}"
+            message += f" (YAML reads {error.instance!r} as text; write {number} with a decimal point)"
     elif error.validator == "additionalProperties" and isinstance(error.schema, dict):
         known = sorted(error.schema.get("properties", {})) or ["lower-case letters, digits and _"]
         message += f" (known: {', '.join(known)})"
@@ -169,7 +169,9 @@ class Study:
         if branch := spec["branch"]:
             parent = self.run(branch["run"], f"{path}.branch.run")
             if parent["branch"]:
-                raise InputError(f"configuration: {path}.branch.run: {branch['run']!r} is a branch itself; name its root")
+                raise InputError(
+                    f"configuration: {path}.branch.run: {branch['run']!r} is a branch itself; name its root"
+                )
             if branch["epoch"] not in [segment.stop for segment in self._own_segments(branch["run"])]:
                 raise InputError(
                     f"configuration: {path}.branch.epoch: {branch['epoch']} is not the end of a segment of "
@@ -179,7 +181,9 @@ class Study:
                 raise InputError(f"configuration: {path}.epochs: {epochs} is not after the branch at {branch['epoch']}")
             for key in ("data", "model"):
                 if spec[key] != parent[key]:
-                    raise InputError(f"configuration: {path}.{key}: must be that of the run it branches from, {parent[key]!r}")
+                    raise InputError(
+                        f"configuration: {path}.{key}: must be that of the run it branches from, {parent[key]!r}"
+                    )
 
     def _check_stage2(self, name: str) -> None:
         spec, path = self.config["stage2"][name], f"stage2.{name}"
@@ -196,7 +200,7 @@ class Study:
                 run = self.run(parent, f"{path}.parents.{label}")
                 stage2 = self._entry("stage2", row["stage2"], f"{path}.stage2")
                 kept = self.checkpoints(parent)
-                for epoch in sum(grouped(stage2["spawn_epochs"]), []):
+                for epoch in chain(*grouped(stage2["spawn_epochs"])):
                     if epoch > run["epochs"]:
                         problem = f"is beyond the last epoch of {parent!r}, {run['epochs']}"
                     elif epoch not in kept:
@@ -207,14 +211,18 @@ class Study:
 
     def _check_points(self, kernel: str, run: str, path: str) -> None:
         points = self._entry("kernels", kernel, path)["points"]
-        data = self.config["data"][self.runs[run]["data"]]
-        if per_class := data["train_per_class"]:
-            classes = len(data["classes"]) if data["classes"] else 100 if data["source"] == "cifar100" else 10
-            if points > per_class * classes:
-                raise InputError(
-                    f"configuration: kernels.{kernel}.points: {points} points need {-(-points // classes)} images of each "
-                    f"class, but data.{self.runs[run]['data']} keeps {per_class}; at most {per_class * classes} points"
-                )
+        name = self.runs[run]["data"]
+        data = self.config["data"][name]
+        classes = len(data["classes"]) if data["classes"] else 100 if data["source"] == "cifar100" else 10
+        if points % classes:
+            raise InputError(
+                f"configuration: kernels.{kernel}.points: {points} is no multiple of the {classes} classes"
+            )
+        if (kept := data["train_per_class"]) and points > kept * classes:
+            raise InputError(
+                f"configuration: kernels.{kernel}.points: {points} points need {points // classes} images of each "
+                f"class, but data.{name} keeps {kept}; use at most {kept * classes} points"
+            )
 
     # Runs as chains of segments
 
@@ -226,7 +234,7 @@ class Study:
         return [Segment(run, start, stop) for start, stop in pairwise([begin, *ends])]
 
     def segments(self, run: str, until: float | None = None) -> list[Segment]:
-        """The segments that lead to the end of a run (or to the epoch ``until``), those of the run it branches from first."""
+        """Segments that lead to the end of a run (or to epoch ``until``), those of the run it branches from first."""
         own = self._own_segments(run)
         if branch := self.runs[run]["branch"]:
             own = [s for s in self._own_segments(branch["run"]) if s.stop <= branch["epoch"]] + own
@@ -249,7 +257,7 @@ class Study:
         return next((s for s in self.segments(segment.run) if s.stop == segment.start), None)
 
     def segment_checkpoints(self, segment: Segment) -> list[float]:
-        """Epochs of the states that a segment keeps: those asked for, its end and, in the first one, epoch 0 if asked for."""
+        """Epochs of the states that a segment keeps: its end, and those asked for after its start (or at epoch 0)."""
         wanted = self.runs[segment.run]["checkpoints"]
         if wanted is None:
             wanted = list(range(self.runs[segment.run]["epochs"] + 1))
@@ -354,11 +362,12 @@ class Study:
         def listed(texts: Iterable[str]) -> str:
             return "; ".join(dict.fromkeys(texts))
 
-        seeds = sum(self.seed_groups.values(), [])
+        seeds = list(chain(*self.seed_groups.values()))
         return {
             "data": self.title(names),
             "model": listed(
-                ", ".join(f"{key} {value}" for key, value in self.config["models"][run["model"]].items()) for run in runs
+                ", ".join(f"{key} {value}" for key, value in self.config["models"][run["model"]].items())
+                for run in runs
             ),
             "attacks": listed(
                 f"{name}: PGD-{attack['steps']} in the ℓ∞ ball of radius {attack['epsilon']:.4g}"

@@ -5,6 +5,7 @@ Vetterli 2007, specialization after Shan and Bordelon).
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def distance(first: np.ndarray, second: np.ndarray) -> float:
 def velocity(kernels: Sequence[np.ndarray], epochs: Sequence[float]) -> np.ndarray:
     """S(K_t, K_{t+Δ}) / Δ between neighbouring checkpoints, (T − 1,), per epoch."""
     steps = np.diff(np.asarray(epochs, np.float64))
-    return np.array([distance(a, b) for a, b in zip(kernels[:-1], kernels[1:], strict=True)]) / steps
+    return np.array([distance(a, b) for a, b in pairwise(kernels)]) / steps
 
 
 def effective_rank(kernel: np.ndarray) -> float:

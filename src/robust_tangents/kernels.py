@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from robust_tangents.models import BatchStats, Network, Params

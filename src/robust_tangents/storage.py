@@ -164,20 +164,20 @@ class Artefact:
         """Name, shape and type of every data set."""
         return {name: (data.shape, str(data.dtype)) for name, data in self._datasets.items()}
 
-    def keys(self, group: str = "") -> list[str]:
+    def names(self, group: str = "") -> list[str]:
         """Names directly under a group (of the whole file without one), sorted."""
         prefix = f"{group}/" if group else ""
         return sorted({name.removeprefix(prefix).split("/")[0] for name in self._datasets if name.startswith(prefix)})
 
     def __contains__(self, name: str) -> bool:
-        return name in self._datasets or bool(self.keys(name))
+        return name in self._datasets or bool(self.names(name))
 
     def __getitem__(self, name: str) -> Any:
         if name in self._datasets:
             return self._read(name)
-        tree = {key: self[f"{name}/{key}"] for key in self.keys(name)}
+        tree = {key: self[f"{name}/{key}"] for key in self.names(name)}
         if not tree:
-            raise InputError(f"{self.path}: holds no {name!r}; it has {', '.join(self.keys())}")
+            raise InputError(f"{self.path}: holds no {name!r}; it has {', '.join(self.names())}")
         return tree
 
     def _read(self, name: str) -> np.ndarray:

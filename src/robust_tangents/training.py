@@ -19,7 +19,8 @@ from robust_tangents.execution import Execution
 class Model(Protocol):
     """What can be trained: `models.Network`, or a network linearised around a checkpoint."""
 
-    execution: Execution
+    @property
+    def execution(self) -> Execution: ...
 
     def train(self, params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, Any]: ...
 
@@ -55,10 +56,10 @@ class Trainer:
     Attributes:
         model: the trained model; the attack sees it in evaluation mode, the step in training mode.
         images, labels: training set, (N, H, W, C) and (N,), kept on the device.
-        spec: resolved settings: ``objective`` (standard, adversarial), ``adversarial_steps`` (pure: each batch takes one
-            step on attacked images; alternate: a step on clean images, an attack on the result, a step on the attacked
-            images), ``batch_size``, ``learning_rate`` (list of [from epoch, rate]), ``momentum``, ``weight_decay``,
-            ``attack``.
+        spec: resolved settings: ``objective`` (standard, adversarial), ``adversarial_steps`` (pure: each batch takes
+            one step, on attacked images; alternate: a step on clean images, an attack on the result, a step on the
+            attacked images), ``batch_size``, ``learning_rate`` (list of [from epoch, rate]), ``momentum``,
+            ``weight_decay``, ``attack``.
         seeds: (study seed, run seed), the root of order and attack noise.
         roles: the branches of the seed tree for order and attack noise.
 
@@ -78,7 +79,7 @@ class Trainer:
         return -(-len(self.labels) // self.spec["batch_size"])
 
     def step_of(self, epoch: float) -> int:
-        """Batches of its epoch that a fractional checkpoint has seen: the first count with count / batches > fraction."""
+        """Batches of its epoch that a fractional checkpoint has seen: the first count above fraction · batches."""
         return int(np.floor(epoch % 1 * self.steps_per_epoch)) + 1 if epoch % 1 else 0
 
     def order(self, epoch: int) -> jax.Array:
@@ -87,7 +88,7 @@ class Trainer:
         return jax.random.permutation(key, len(self.labels))
 
     def epoch(self, state: State, epoch: int, cuts: Sequence[float] = ()) -> Iterator[tuple[float, State, float]]:
-        """Train one epoch; yield (point in time, state, mean loss since the last yield) at each cut and at the end.
+        """Train one epoch; yield (point in time, state, mean loss of the epoch so far) at each cut and at the end.
 
         Args:
             epoch: index of the epoch, counted from 0; the last yield is at ``epoch + 1``.
@@ -97,15 +98,17 @@ class Trainer:
         order, key = self.order(epoch), randomness.key(*self.seeds, self.roles[1], epoch)
         batch_size, begin = self.spec["batch_size"], 0
         full = len(self.labels) // batch_size
+        total = jnp.zeros(())
         for point, end in [*((cut, self.step_of(cut)) for cut in cuts), (epoch + 1, self.steps_per_epoch)]:
-            loss = jnp.zeros(())
             if begin < (stop := min(end, full)):
                 state, loss = self._steps(self.images, self.labels, state, order, key, rate, begin, stop)
-            if end > full:
+                total = total + loss
+            if begin <= full < end:
                 rest = order[full * batch_size :]
-                state, last = self._step(state, self.images[rest], self.labels[rest], jax.random.fold_in(key, full), rate)
-                loss = loss + last
-            yield point, state, float(loss) / max(end - begin, 1)
+                noise = jax.random.fold_in(key, full)
+                state, loss = self._step(state, self.images[rest], self.labels[rest], noise, rate)
+                total = total + loss
+            yield point, state, float(total) / end
             begin = end
 
     @cached_property

@@ -1,6 +1,7 @@
 # What the rules share: the study, where its files are, and what code a job depends on. No rules here.
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,12 +20,12 @@ except InputError as error:
 results = f"results/{study.name}"
 
 # Jobs run the Python that runs Snakemake (unless --sdm puts a conda environment in front of it).
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])}
 
 # On one machine, one JAX process holds the accelerator at a time, unless --resources gpu=N says otherwise.
 if workflow.global_resources["_nodes"].value is None:
     workflow.global_resources.setdefault("gpu", 1)
-gpus = 1 if Path("/dev/nvidia0").exists() or "ROBUST_TANGENTS_GPU" in os.environ else 0
+gpus = 1 if shutil.which("nvidia-smi") else 0
 
 
 def local(path):
@@ -34,7 +35,9 @@ def local(path):
 
 def code(script):
     """Input function: the script and all modules of this repository that it imports, compared by content."""
-    paths = [local(path) for path in imported_files(root / "scripts" / script, root / "src")]
+    paths = [
+        local(path) for path in imported_files(root / "scripts" / script, root / "src")
+    ]
 
     def files_of_code(wildcards):
         # Snakemake compares touched inputs by content only up to 1 MB, and takes larger ones, our checkpoints, for
@@ -66,7 +69,9 @@ def data_file(name):
 
 
 def segment_file(segment, seeds):
-    return f"{results}/runs/{segment.run}/{seeds}/epochs-{segment.start}-{segment.stop}.h5"
+    return (
+        f"{results}/runs/{segment.run}/{seeds}/epochs-{segment.start}-{segment.stop}.h5"
+    )
 
 
 def segment_of(wildcards):
@@ -86,7 +91,9 @@ def kernels_along_run(wildcards):
 
 
 def stage2_segments(wildcards):
-    segments = study.stage2_segments(wildcards.stage2, wildcards.run, int(wildcards.part))
+    segments = study.stage2_segments(
+        wildcards.stage2, wildcards.run, int(wildcards.part)
+    )
     return [segment_file(segment, wildcards.seeds) for segment in segments]
 
 
@@ -95,10 +102,17 @@ def curves(figure, runs, paths):
     return [
         {
             "title": study.title(row[runs].values()),
-            "curves": {
-                label: [path for seeds in study.seed_groups for path in paths(row, run, seeds)]
+            "curves": [
+                {
+                    "label": label,
+                    "files": [
+                        path
+                        for seeds in study.seed_groups
+                        for path in paths(row, run, seeds)
+                    ],
+                }
                 for label, run in row[runs].items()
-            },
+            ],
         }
         for row in study.figures[figure]["rows"]
     ]
@@ -110,14 +124,21 @@ def measures_files(row, run, seeds):
 
 def stage2_files(row, run, seeds):
     parts = range(len(study.spawn_parts(row["stage2"])))
-    return [f"{results}/stage2/{row['stage2']}/{run}/{seeds}/part{part}.h5" for part in parts]
+    return [
+        f"{results}/stage2/{row['stage2']}/{run}/{seeds}/part{part}.h5"
+        for part in parts
+    ]
 
 
 def files(rows):
     """All files behind the curves of a figure."""
-    return [path for row in rows for paths in row["curves"].values() for path in paths]
+    return [path for row in rows for curve in row["curves"] for path in curve["files"]]
 
 
 def figures(prefix=""):
     """The PNG of every figure of the study whose name begins with ``prefix``."""
-    return [f"{results}/figures/{name}.png" for name in study.figures if name.startswith(prefix)]
+    return [
+        f"{results}/figures/{name}.png"
+        for name in study.figures
+        if name.startswith(prefix)
+    ]

@@ -1,8 +1,8 @@
 rule loo:
-    """Every figure of "Evolution of Neural Tangent Kernels under Benign and Adversarial Training"."""
-    localrule: True
     input:
         figures("loo_"),
+    """Every figure of "Evolution of Neural Tangent Kernels under Benign and Adversarial Training"."""
+    localrule: True
 
 
 if "loo_fig1" in study.figures:
@@ -13,17 +13,29 @@ if "loo_fig1" in study.figures:
             code=code("plot_loo_fig1.py"),
             measures=files(curves("loo_fig1", "runs", measures_files)),
         output:
-            multiext("<results>/figures/loo_fig1", ".pdf", ".png", ".csv"),
-            report("<results>/figures/loo_fig1.svg", caption="../report/loo_fig1.rst", **in_report("loo", "Fig. 1")),
+            pdf="<results>/figures/loo_fig1.pdf",
+            png="<results>/figures/loo_fig1.png",
+            csv="<results>/figures/loo_fig1.csv",
+            svg=report(
+                "<results>/figures/loo_fig1.svg",
+                caption="../report/loo_fig1.rst",
+                **in_report("loo", "Fig. 1"),
+            ),
         log:
             "<logs>/figures/loo_fig1.log",
         conda:
             "../../envs/main.yaml"
         params:
             about=study.about("loo_fig1"),
-            spec=to_json({"rows": curves("loo_fig1", "runs", measures_files), "switches": study.switches("loo_fig1"), "style": study.config["style"]}),
+            spec=to_json(
+                {
+                    "rows": curves("loo_fig1", "runs", measures_files),
+                    "switches": study.switches("loo_fig1"),
+                    "style": study.config["style"],
+                }
+            ),
         shell:
-            "python {input.code[0]:q} --spec {params.spec:q} --out {output[0]:q} --log {log:q}"
+            "python {input.code[0]:q} --spec {params.spec:q} --out {output.pdf:q} --log {log:q}"
 
 
 if "loo_fig2" in study.figures:
@@ -34,14 +46,25 @@ if "loo_fig2" in study.figures:
             code=code("plot_loo_fig2.py"),
             stage2=files(curves("loo_fig2", "parents", stage2_files)),
         output:
-            multiext("<results>/figures/loo_fig2", ".pdf", ".png", ".csv"),
-            report("<results>/figures/loo_fig2.svg", caption="../report/loo_fig2.rst", **in_report("loo", "Fig. 2")),
+            pdf="<results>/figures/loo_fig2.pdf",
+            png="<results>/figures/loo_fig2.png",
+            csv="<results>/figures/loo_fig2.csv",
+            svg=report(
+                "<results>/figures/loo_fig2.svg",
+                caption="../report/loo_fig2.rst",
+                **in_report("loo", "Fig. 2"),
+            ),
         log:
             "<logs>/figures/loo_fig2.log",
         conda:
             "../../envs/main.yaml"
         params:
             about=study.about("loo_fig2"),
-            spec=to_json({"rows": curves("loo_fig2", "parents", stage2_files), "style": study.config["style"]}),
+            spec=to_json(
+                {
+                    "rows": curves("loo_fig2", "parents", stage2_files),
+                    "style": study.config["style"],
+                }
+            ),
         shell:
-            "python {input.code[0]:q} --spec {params.spec:q} --out {output[0]:q} --log {log:q}"
+            "python {input.code[0]:q} --spec {params.spec:q} --out {output.pdf:q} --log {log:q}"

@@ -16,7 +16,9 @@ rule extract_kernels:
     resources:
         gpu=gpus,
     params:
-        spec=lambda wildcards: to_json(study.kernel_spec(wildcards.kernel, segment_of(wildcards), wildcards.seeds)),
+        spec=lambda wildcards: to_json(
+            study.kernel_spec(wildcards.kernel, segment_of(wildcards), wildcards.seeds)
+        ),
     shell:
         "python {input.code[0]:q} --spec {params.spec:q} --segment {input.segment:q} --subset {input.subset:q}"
         " --out {output:q} --threads {threads} --log {log:q}"

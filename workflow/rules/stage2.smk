@@ -17,7 +17,9 @@ rule train_stage2:
         gpu=gpus,
     params:
         spec=lambda wildcards: to_json(
-            study.stage2_spec(wildcards.stage2, wildcards.run, wildcards.seeds, int(wildcards.part))
+            study.stage2_spec(
+                wildcards.stage2, wildcards.run, wildcards.seeds, int(wildcards.part)
+            )
         ),
     shell:
         "python {input.code[0]:q} --spec {params.spec:q} --data {input.data:q} --segments {input.segments:q}"

@@ -16,7 +16,9 @@ rule train:
     resources:
         gpu=gpus,
     params:
-        spec=lambda wildcards: to_json(study.training_spec(segment_of(wildcards), wildcards.seeds)),
+        spec=lambda wildcards: to_json(
+            study.training_spec(segment_of(wildcards), wildcards.seeds)
+        ),
     shell:
         "python {input.code[0]:q} --spec {params.spec:q} --data {input.data:q} --previous {input.previous:q}"
         " --out {output:q} --threads {threads} --log {log:q}"

@@ -1,6 +1,7 @@
 """Figures of Loo et al. 2022 from long tables of numbers (one row per value)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,11 +18,18 @@ KERNEL_PANELS = {
     "effective_rank": "Effective rank",
     "specialization": "Mean kernel specialization",
 }
+LINES: dict[str, Any] = {
+    "errorbar": style.SPREAD,
+    "legend": False,
+    "marker": "o",
+    "markersize": 3.5,
+    "markeredgewidth": 0,
+}
 SECOND_STAGE = ("standard", "linearized", "centered")
 
 
 def fig1(table: pd.DataFrame, colours: Mapping[str, str], switches: Sequence[float]) -> Figure:
-    """Kernel evolution over training: one row per data set, one curve per run, mean and standard deviation over seeds.
+    """Kernel evolution over training: one row per data set, one curve per run, mean and range over seeds.
 
     Args:
         table: columns row, panel (keys of KERNEL_PANELS), run, seed, epoch, value.
@@ -44,10 +52,8 @@ def fig1(table: pd.DataFrame, colours: Mapping[str, str], switches: Sequence[flo
             if part.empty:
                 ax.set_axis_off()
                 continue
-            sns.lineplot(
-                part, x="epoch", y="value", hue="run", hue_order=runs, palette=chosen, errorbar="sd", ax=ax,
-                legend=False, marker="o", markersize=3.5, markeredgewidth=0,
-            )  # fmt: skip
+            # Drawn last to first: where a run branches off, the run it branches from stays visible.
+            sns.lineplot(part, x="epoch", y="value", hue="run", hue_order=runs[::-1], palette=chosen, ax=ax, **LINES)
             for switch in switches:
                 ax.axvline(switch, color="0.5", linestyle=":", linewidth=1, zorder=0)
             if panel == "velocity":
@@ -85,21 +91,18 @@ def fig2(table: pd.DataFrame, colours: Mapping[str, str]) -> Figure:
             part = table[(table["row"] == row) & (table["parent"] == parent)]
             part = part[part["panel"].isin(["accuracy", "robust_accuracy"])].assign(value=lambda t: 100 * t["value"])
             sns.lineplot(
-                part, x="epoch", y="value", hue="network", hue_order=networks, palette=by_network, errorbar="sd",
-                style="panel", style_order=["accuracy", "robust_accuracy"], dashes=["", (3, 1.5)], ax=ax, legend=False,
-                marker="o", markersize=3.5, markeredgewidth=0,
+                part, x="epoch", y="value", hue="network", hue_order=networks, palette=by_network, ax=ax,
+                style="panel", style_order=["accuracy", "robust_accuracy"], dashes=["", (3, 1.5)], **LINES,
             )  # fmt: skip
             ax.set(ylim=(-2, 102), xlabel="", ylabel="Test accuracy (%)" if j == 0 else "", title=f"{parent} parent")
         ax = axes[i, -1]
         part = table[(table["row"] == row) & (table["panel"] == "relative_magnitude")]
-        sns.lineplot(
-            part, x="epoch", y="value", hue="parent", hue_order=parents, palette=by_parent, errorbar="sd", ax=ax,
-            marker="o", markersize=3.5, markeredgewidth=0,
-        )  # fmt: skip
+        sns.lineplot(part, x="epoch", y="value", hue="parent", hue_order=parents, palette=by_parent, ax=ax, **LINES)
         ax.set(yscale="log", xlabel="", ylabel="", title="Relative size of the first-order part")
-        ax.legend(title="parent")
+        ax.legend([Line2D([], [], color=by_parent[parent]) for parent in parents], [f"{p} parent" for p in parents])
         for ax in axes[i]:
             ax.set_xscale("symlog", linthresh=1, linscale=0.5)
+            ax.set_xlim(left=-0.1)
             ticks = [tick for tick in (0, 1, 2, 5, 10, 20, 50, 100) if tick <= table["epoch"].max()]
             ax.set_xticks(ticks, map(str, ticks))
             ax.minorticks_off()

@@ -27,6 +27,10 @@ _SETTINGS = {
 }
 
 
+SPREAD = ("pi", 100)
+"""Bands: the range from lowest to highest seed, which unlike a standard deviation fits a logarithmic axis."""
+
+
 def apply() -> None:
     """Use this project's look for all figures drawn from here on."""
     sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=_SETTINGS)
@@ -67,4 +71,6 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path, dpi: int) -> None:
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{stem}: cannot be written ({error.strerror or error}); check space and permissions") from error
+        raise InputError(
+            f"{stem}: cannot be written ({error.strerror or error}); check space and permissions"
+        ) from error

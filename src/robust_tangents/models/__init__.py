@@ -41,7 +41,9 @@ class Network:
 
     def logits(self, params: Params, batch_stats: BatchStats, images: jax.Array) -> jax.Array:
         """Logits (B, C) in evaluation mode (running statistics)."""
-        return self.module.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        logits = self.module.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        assert isinstance(logits, jax.Array)
+        return logits
 
     def features(self, params: Params, batch_stats: BatchStats, images: jax.Array) -> dict[str, jax.Array]:
         """Output of every stage in evaluation mode, by name, in the order of the network."""

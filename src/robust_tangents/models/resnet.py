@@ -11,7 +11,7 @@ from robust_tangents.models.layers import BatchNorm, Conv
 
 
 def _fan_in_truncated(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
-    """Truncated normal, cut at two standard deviations of 1/√fan_in and not rescaled (realised deviation 0.88/√fan_in)."""
+    """Normal of deviation 1/√fan_in, cut at two deviations and not rescaled (realised deviation 0.88/√fan_in)."""
     fan_in = shape[0] * shape[1] * shape[2]
     return jax.random.truncated_normal(key, -2, 2, tuple(shape), dtype) * fan_in**-0.5
 
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Post-activation ResNet: 3×3 stem without max-pooling, groups of basic blocks, global mean, zero-initialised logits.
+    """Post-activation ResNet: 3×3 stem without max-pooling, groups of basic blocks, global mean, zero logits.
 
     ``width`` channels in the stem and first group, doubled by each later group, whose first block halves the image.
     ``blocks=(2, 2, 2, 2)`` with ``width=64`` is the ResNet-18 of the paper: 11,173,962 parameters for ten classes.
