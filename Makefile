@@ -12,7 +12,7 @@ figures: environment
 	snakemake --cores all --rerun-incomplete
 
 test: environment
-	pytest
+	pytest -n 2 --dist loadgroup
 
 lint: environment
 	ruff check .

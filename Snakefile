@@ -16,13 +16,12 @@ pathvars:
 
 
 wildcard_constraints:
-    data="[a-z][a-z0-9_]*",
-    kernel="[a-z][a-z0-9_]*",
-    run="[a-z][a-z0-9_]*",
-    seeds="seeds?[0-9-]+",
-    stage2="[a-z][a-z0-9_]*",
-    start="[0-9]+",
-    stop="[0-9]+",
+    data=any_of(study.config["data"]),
+    kernel=any_of(study.config["kernels"]),
+    run=any_of(study.runs),
+    seeds=any_of(study.seed_groups),
+    segment=any_of(segments),
+    stage2=any_of(study.config["stage2"]),
     part="[0-9]+",
 
 

@@ -4,9 +4,10 @@
 The artefact of kind "subset" holds seed<k>/indices (positions in the train part), seed<k>/images, seed<k>/labels.
 """
 
+import _job
+
 from pathlib import Path
 
-import _job
 from robust_tangents import storage, subsets
 
 

@@ -1,8 +1,10 @@
 """Compute the empirical kernels of all checkpoints of a segment on a subset of the training images."""
 
+import _job
+
+import jax
 import jax.numpy as jnp
 
-import _job
 from robust_tangents import checkpoints, execution, models, storage
 from robust_tangents.kernels import empirical_kernels
 from robust_tangents.training import as_float
@@ -11,6 +13,8 @@ from robust_tangents.training import as_float
 def main(options) -> None:
     spec = options.spec
     result: dict[str, dict] = {}
+    # The library computes kernels at this precision anyway; set here as well, it is recorded in the artefact.
+    jax.config.update("jax_default_matmul_precision", "highest")
     with storage.read(options.segment, "segment") as segment, storage.read(options.subset, "subset") as subset:
         jobs = [(seed, epoch) for seed in spec["seeds"] for epoch in spec["epochs"]]
         for seed, epoch in _job.progress(jobs, "kernels"):

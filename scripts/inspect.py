@@ -1,6 +1,7 @@
 """Print what an artefact is, what it was made from and with, and what it holds; with --verify, check every value."""
 
 import _job
+
 from robust_tangents import storage
 
 

@@ -1,10 +1,11 @@
 """Measure the kernels along a run: velocity, distance to the last one, effective rank, specialization."""
 
+import _job
+
 from pathlib import Path
 
 import numpy as np
 
-import _job
 from robust_tangents import kernel_measures, storage
 
 
@@ -16,7 +17,7 @@ def main(options) -> None:
         trace, ranks, specializations = {}, {}, {}
         for path in _job.progress(options.kernels, f"seed {seed}"):
             with storage.read(path, "kernels") as kernels:
-                checksums[Path(path).stem] = kernels.checksum
+                checksums["/".join(Path(path).parts[-3:-1])] = kernels.checksum
                 labels = kernels[f"seed{seed}/labels"]
                 for epoch in kernels.spec["epochs"]:
                     if spec["until"] is not None and epoch > spec["until"]:

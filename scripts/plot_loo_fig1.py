@@ -1,11 +1,12 @@
 """Draw kernel velocity, distance to the final kernel, effective rank and specialization over training."""
 
+import _job
+
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import _job
 from robust_tangents import storage
 from robust_tangents.figures import loo, style
 

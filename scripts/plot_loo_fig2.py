@@ -1,10 +1,11 @@
 """Draw second-stage accuracies against spawn epoch, and the relative size of the first-order part."""
 
+import _job
+
 from pathlib import Path
 
 import pandas as pd
 
-import _job
 from robust_tangents import storage
 from robust_tangents.figures import loo, style
 

@@ -3,9 +3,10 @@
 --spec: {"name": ..., "seed": study seed, "dataset": one entry of "data" in the configuration}
 """
 
+import _job
+
 from pathlib import Path
 
-import _job
 from robust_tangents import datasets, storage
 
 

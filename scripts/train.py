@@ -1,11 +1,12 @@
 """Train one segment of a run: from epoch 0 or the end of another segment, keeping the checkpoints on the way."""
 
+import _job
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-import _job
 from robust_tangents import checkpoints, execution, models, randomness, storage, subsets
 from robust_tangents.attacks import Attack
 from robust_tangents.evaluation import accuracies

@@ -1,5 +1,7 @@
 """Train the first-order models around checkpoints of a run, and evaluate them and their parents."""
 
+import _job
+
 from contextlib import ExitStack
 
 import jax
@@ -7,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-import _job
 from robust_tangents import checkpoints, execution, models, randomness, storage
 from robust_tangents.attacks import Attack
 from robust_tangents.errors import InputError
@@ -83,7 +84,9 @@ def main(options) -> None:
                 variant: {name: np.array([row[variant][name] for row in rows]) for name in rows[0][variant]}
                 for variant in rows[0]
             }
-        inputs = {"data": data.checksum} | {segment.path.stem: segment.checksum for segment in segments}
+        inputs = {"data": data.checksum} | {
+            "/".join(segment.path.parts[-3:-1]): segment.checksum for segment in segments
+        }
     storage.write(options.out, kind="stage 2", data=result, spec=spec, inputs=inputs)
 
 

@@ -39,11 +39,25 @@ def _with_defaults(schema: Spec) -> jsonschema.Draft202012Validator:
     def fill(validator, properties, instance, schema):
         if validator.is_type(instance, "object"):
             for name, subschema in properties.items():
-                if "default" in subschema:
+                if isinstance(subschema, dict) and "default" in subschema:
                     instance.setdefault(name, copy.deepcopy(subschema["default"]))
         yield from validate_properties(validator, properties, instance, schema)
 
     return jsonschema.validators.extend(jsonschema.Draft202012Validator, {"properties": fill})(schema)
+
+
+def _as_yaml(number: float) -> str:
+    """A number as YAML reads it: with a decimal point before an exponent."""
+    if number.is_integer():
+        return str(int(number))
+    text = repr(number)
+    return text if "." in text else text.replace("e", ".0e")
+
+
+def _description(error: jsonschema.ValidationError) -> str:
+    """What the schema says of the place of an error, to go on a line."""
+    text = error.schema.get("description", "") if isinstance(error.schema, dict) else ""
+    return text if text[1:2].isupper() or text[1:2].isdigit() else text[:1].lower() + text[1:]
 
 
 def _explain(error: jsonschema.ValidationError) -> str:
@@ -55,13 +69,15 @@ def _explain(error: jsonschema.ValidationError) -> str:
     message = error.message
     if error.validator == "type" and isinstance(error.instance, str):
         with suppress(ValueError):
-            number = f"{float(error.instance):#.1e}"
-            message += f" (YAML reads {error.instance!r} as text; write {number} with a decimal point)"
+            message += f" (YAML reads {error.instance!r} as text; write {_as_yaml(float(error.instance))})"
     elif error.validator == "additionalProperties" and isinstance(error.schema, dict):
         known = sorted(error.schema.get("properties", {})) or ["lower-case letters, digits and _"]
         message += f" (known: {', '.join(known)})"
-    hint = error.schema.get("description") if isinstance(error.schema, dict) else None
-    return f"configuration: {path}: {message}" + (f"; {hint[0].lower()}{hint[1:]}" if hint else "")
+    hint, same = _description(error), error.parent
+    while not hint and same and same.absolute_path == error.absolute_path:
+        # An alternative is described as a whole.
+        hint, same = _description(same), same.parent
+    return f"configuration: {path}: {message}" + (f"; {hint}" if hint else "")
 
 
 def validate(configuration: Mapping[str, Any]) -> Spec:
@@ -96,6 +112,11 @@ class Segment:
     start: int
     stop: int
 
+    @property
+    def name(self) -> str:
+        """Its place below the folders of a stage: ``run/epochs-start-stop``."""
+        return f"{self.run}/epochs-{self.start}-{self.stop}"
+
 
 class Study:
     """A validated configuration, and the settings of each of its jobs.
@@ -117,7 +138,7 @@ class Study:
         self.figures: dict[str, Spec] = {name: spec for name, spec in self.config["figures"].items() if spec}
         for figure, spec in self.figures.items():
             self._check_figure(figure, spec)
-        seeds = [seed for group in self.seed_groups.values() for seed in group]
+        seeds = sum(grouped(self.config["seeds"]), [])
         if len(set(seeds)) < len(seeds):
             raise InputError(f"configuration: seeds: {seeds} repeats a seed; give each once")
 
@@ -240,17 +261,10 @@ class Study:
             own = [s for s in self._own_segments(branch["run"]) if s.stop <= branch["epoch"]] + own
         return own if until is None else [s for s in own if s.start < until or s.start == 0]
 
-    def segment(self, run: str, start: int, stop: int) -> Segment:
-        """A segment of a run.
-
-        Raises:
-            InputError: the run has no such segment.
-        """
-        segment = Segment(run, start, stop)
-        if segment not in (own := self._own_segments(run)):
-            known = ", ".join(f"{s.start}-{s.stop}" for s in own)
-            raise InputError(f"configuration: runs.{run}: has no segment {start}-{stop}; its segments are {known}")
-        return segment
+    @property
+    def segments_by_name(self) -> dict[str, Segment]:
+        """Every segment of every run."""
+        return {segment.name: segment for run in self.runs for segment in self._own_segments(run)}
 
     def previous(self, segment: Segment) -> Segment | None:
         """The segment that a segment continues, or None at epoch 0."""

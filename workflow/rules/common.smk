@@ -18,6 +18,7 @@ except InputError as error:
     sys.exit(str(error))
 
 results = f"results/{study.name}"
+segments = study.segments_by_name
 
 # Jobs run the Python that runs Snakemake (unless --sdm puts a conda environment in front of it).
 os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])}
@@ -26,6 +27,9 @@ os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.ge
 if workflow.global_resources["_nodes"].value is None:
     workflow.global_resources.setdefault("gpu", 1)
 gpus = 1 if shutil.which("nvidia-smi") else 0
+# One thread each: many jobs side by side use a CPU better than one job on many cores, and the number of threads may
+# show in the last digits of results, so it must not follow --cores. An accelerator's job compiles with more.
+jax_threads = 4 if gpus else 1
 
 
 def local(path):
@@ -35,9 +39,7 @@ def local(path):
 
 def code(script):
     """Input function: the script and all modules of this repository that it imports, compared by content."""
-    paths = [
-        local(path) for path in imported_files(root / "scripts" / script, root / "src")
-    ]
+    paths = [local(path) for path in imported_files(root / "scripts" / script, root / "src")]
 
     def files_of_code(wildcards):
         # Snakemake compares touched inputs by content only up to 1 MB, and takes larger ones, our checkpoints, for
@@ -64,37 +66,38 @@ def in_report(paper, label):
     return {"category": PAPERS[paper], "labels": {"figure": label}}
 
 
-def data_file(name):
-    return f"{results}/data/{name}.h5"
+def any_of(names):
+    """Wildcard constraint: one of the names that the study knows."""
+    return "|".join(names) or "(?!)"
 
 
-def segment_file(segment, seeds):
-    return (
-        f"{results}/runs/{segment.run}/{seeds}/epochs-{segment.start}-{segment.stop}.h5"
-    )
+def data_file(run):
+    return f"{results}/data/{study.runs[run]['data']}.h5"
 
 
-def segment_of(wildcards):
-    return study.segment(wildcards.run, int(wildcards.start), int(wildcards.stop))
+def data_of_segment(wildcards):
+    return data_file(segments[wildcards.segment].run)
+
+
+def subset_of_segment(wildcards):
+    data = study.runs[segments[wildcards.segment].run]["data"]
+    return f"{results}/data/{data}/{wildcards.kernel}/{wildcards.seeds}.h5"
 
 
 def previous_segment(wildcards):
-    previous = study.previous(segment_of(wildcards))
-    return segment_file(previous, wildcards.seeds) if previous else []
+    previous = study.previous(segments[wildcards.segment])
+    return f"{results}/runs/{previous.name}/{wildcards.seeds}.h5" if previous else []
 
 
 def kernels_along_run(wildcards):
-    return [
-        f"{results}/kernels/{wildcards.kernel}/{segment.run}/{wildcards.seeds}/epochs-{segment.start}-{segment.stop}.h5"
-        for segment in study.segments(wildcards.run, study.figures["loo_fig1"]["until"])
-    ]
+    until = study.figures["loo_fig1"]["until"]
+    names = [segment.name for segment in study.segments(wildcards.run, until)]
+    return [f"{results}/kernels/{wildcards.kernel}/{name}/{wildcards.seeds}.h5" for name in names]
 
 
-def stage2_segments(wildcards):
-    segments = study.stage2_segments(
-        wildcards.stage2, wildcards.run, int(wildcards.part)
-    )
-    return [segment_file(segment, wildcards.seeds) for segment in segments]
+def segments_of_stage2(wildcards):
+    needed = study.stage2_segments(wildcards.stage2, wildcards.run, int(wildcards.part))
+    return [f"{results}/runs/{segment.name}/{wildcards.seeds}.h5" for segment in needed]
 
 
 def curves(figure, runs, paths):
@@ -105,11 +108,7 @@ def curves(figure, runs, paths):
             "curves": [
                 {
                     "label": label,
-                    "files": [
-                        path
-                        for seeds in study.seed_groups
-                        for path in paths(row, run, seeds)
-                    ],
+                    "files": [path for seeds in study.seed_groups for path in paths(row, run, seeds)],
                 }
                 for label, run in row[runs].items()
             ],
@@ -124,10 +123,7 @@ def measures_files(row, run, seeds):
 
 def stage2_files(row, run, seeds):
     parts = range(len(study.spawn_parts(row["stage2"])))
-    return [
-        f"{results}/stage2/{row['stage2']}/{run}/{seeds}/part{part}.h5"
-        for part in parts
-    ]
+    return [f"{results}/stage2/{row['stage2']}/{run}/{seeds}/part{part}.h5" for part in parts]
 
 
 def files(rows):
@@ -137,8 +133,4 @@ def files(rows):
 
 def figures(prefix=""):
     """The PNG of every figure of the study whose name begins with ``prefix``."""
-    return [
-        f"{results}/figures/{name}.png"
-        for name in study.figures
-        if name.startswith(prefix)
-    ]
+    return [f"{results}/figures/{name}.png" for name in study.figures if name.startswith(prefix)]

@@ -30,8 +30,6 @@ rule draw_subset:
     conda:
         "../../envs/main.yaml"
     params:
-        spec=lambda wildcards: to_json(
-            study.subset_spec(wildcards.kernel, wildcards.seeds)
-        ),
+        spec=lambda wildcards: to_json(study.subset_spec(wildcards.kernel, wildcards.seeds)),
     shell:
         "python {input.code[0]:q} --spec {params.spec:q} --data {input.data:q} --out {output:q} --log {log:q}"

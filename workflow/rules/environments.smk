@@ -1,11 +1,11 @@
 rule neural_tangents:
+    """The second environment (JAX 0.4.38, neural-tangents 0.6.5, no TensorFlow), from its lock."""
     input:
         lock=local(root / "envs" / "neural-tangents.txt"),
     output:
         touch(".neural-tangents/ready"),
     log:
         ".neural-tangents.log",
-    """The second environment (JAX 0.4.38, neural-tangents 0.6.5, no TensorFlow), from its lock."""
     localrule: True
     conda:
         "../../envs/main.yaml"

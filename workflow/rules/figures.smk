@@ -1,7 +1,7 @@
 rule loo:
+    """Every figure of "Evolution of Neural Tangent Kernels under Benign and Adversarial Training"."""
     input:
         figures("loo_"),
-    """Every figure of "Evolution of Neural Tangent Kernels under Benign and Adversarial Training"."""
     localrule: True
 
 

@@ -2,22 +2,22 @@ rule extract_kernels:
     """Empirical neural tangent kernels of all checkpoints of a segment."""
     input:
         code=code("extract_kernels.py"),
-        segment="<results>/runs/{run}/{seeds}/epochs-{start}-{stop}.h5",
-        subset=lambda wildcards: f"{results}/data/{study.runs[wildcards.run]['data']}/{wildcards.kernel}/{wildcards.seeds}.h5",
+        segment="<results>/runs/{segment}/{seeds}.h5",
+        subset=subset_of_segment,
     output:
-        long_output("<results>/kernels/{kernel}/{run}/{seeds}/epochs-{start}-{stop}.h5"),
+        long_output("<results>/kernels/{kernel}/{segment}/{seeds}.h5"),
     log:
-        "<logs>/kernels/{kernel}/{run}/{seeds}/epochs-{start}-{stop}.log",
+        "<logs>/kernels/{kernel}/{segment}/{seeds}.log",
     benchmark:
-        "<benchmarks>/kernels/{kernel}/{run}/{seeds}/epochs-{start}-{stop}.tsv"
+        "<benchmarks>/kernels/{kernel}/{segment}/{seeds}.tsv"
     conda:
         "../../envs/main.yaml"
-    threads: 1
+    threads: jax_threads
     resources:
         gpu=gpus,
     params:
         spec=lambda wildcards: to_json(
-            study.kernel_spec(wildcards.kernel, segment_of(wildcards), wildcards.seeds)
+            study.kernel_spec(wildcards.kernel, segments[wildcards.segment], wildcards.seeds)
         ),
     shell:
         "python {input.code[0]:q} --spec {params.spec:q} --segment {input.segment:q} --subset {input.subset:q}"

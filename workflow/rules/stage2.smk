@@ -2,8 +2,8 @@ rule train_stage2:
     """First-order (linearized, centered) networks trained from checkpoints of a run, and their accuracies."""
     input:
         code=code("train_stage2.py"),
-        data=lambda wildcards: data_file(study.runs[wildcards.run]["data"]),
-        segments=stage2_segments,
+        data=lambda wildcards: data_file(wildcards.run),
+        segments=segments_of_stage2,
     output:
         long_output("<results>/stage2/{stage2}/{run}/{seeds}/part{part}.h5"),
     log:
@@ -12,14 +12,12 @@ rule train_stage2:
         "<benchmarks>/stage2/{stage2}/{run}/{seeds}/part{part}.tsv"
     conda:
         "../../envs/main.yaml"
-    threads: 1
+    threads: jax_threads
     resources:
         gpu=gpus,
     params:
         spec=lambda wildcards: to_json(
-            study.stage2_spec(
-                wildcards.stage2, wildcards.run, wildcards.seeds, int(wildcards.part)
-            )
+            study.stage2_spec(wildcards.stage2, wildcards.run, wildcards.seeds, int(wildcards.part))
         ),
     shell:
         "python {input.code[0]:q} --spec {params.spec:q} --data {input.data:q} --segments {input.segments:q}"

@@ -2,23 +2,21 @@ rule train:
     """One segment of a run: from epoch 0, or from the end of another segment."""
     input:
         code=code("train.py"),
-        data=lambda wildcards: data_file(study.runs[wildcards.run]["data"]),
+        data=data_of_segment,
         previous=previous_segment,
     output:
-        long_output("<results>/runs/{run}/{seeds}/epochs-{start}-{stop}.h5"),
+        long_output("<results>/runs/{segment}/{seeds}.h5"),
     log:
-        "<logs>/runs/{run}/{seeds}/epochs-{start}-{stop}.log",
+        "<logs>/runs/{segment}/{seeds}.log",
     benchmark:
-        "<benchmarks>/runs/{run}/{seeds}/epochs-{start}-{stop}.tsv"
+        "<benchmarks>/runs/{segment}/{seeds}.tsv"
     conda:
         "../../envs/main.yaml"
-    threads: 1
+    threads: jax_threads
     resources:
         gpu=gpus,
     params:
-        spec=lambda wildcards: to_json(
-            study.training_spec(segment_of(wildcards), wildcards.seeds)
-        ),
+        spec=lambda wildcards: to_json(study.training_spec(segments[wildcards.segment], wildcards.seeds)),
     shell:
         "python {input.code[0]:q} --spec {params.spec:q} --data {input.data:q} --previous {input.previous:q}"
         " --out {output:q} --threads {threads} --log {log:q}"

@@ -1,0 +1,101 @@
+"""Running the workflow in copies of the repository."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Snakemake compares inputs by content only up to this many bytes, unless the workflow lifts the limit, as it must.
+TINY_LIMIT = ("--max-checksum-file-size", "10")
+PARTS = ("Snakefile", "config.yaml", "workflow", "scripts", "src", "presets", "envs")
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of the repository in which the smoke study is run."""
+
+    path: Path
+
+    def snakemake(self, *arguments: str, check: bool = True, overlay: str = "") -> subprocess.CompletedProcess[str]:
+        """Run Snakemake on the smoke study; ``overlay`` is YAML on top of it."""
+        configfiles = ["presets/smoke.yaml"]
+        if overlay:
+            (self.path / "overlay.yaml").write_text(overlay)
+            configfiles.append("overlay.yaml")
+        # A compilation cache beside the checkouts, so that each does not compile anew.
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(self.path.parent / "jax-cache")}
+        command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", *configfiles]
+        result = subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True, timeout=600)
+        assert not check or result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    def planned(self, *targets: str, overlay: str = "") -> dict[str, int]:
+        """Number of jobs by rule that a dry run plans, without the target rule."""
+        output = self.snakemake(*targets, "--dry-run", overlay=overlay).stdout
+        table = re.search(r"^Job stats:\n(.*?)^total", output, re.MULTILINE | re.DOTALL)
+        if table is None:
+            assert "Nothing to be done" in output
+            return {}
+        rows = re.findall(r"^(\w+) +(\d+)$", table.group(1), re.MULTILINE)
+        return {rule: int(count) for rule, count in rows if rule not in ("all", "loo")}
+
+    def append(self, file: str, text: str) -> None:
+        with (self.path / file).open("a") as handle:
+            handle.write(text)
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results" / "smoke"
+
+
+def copy_of(source: Path, target: Path, *, times: bool = True, only: tuple[str, ...] = PARTS) -> Checkout:
+    """Copy the workflow's files, with their times or, as a clone would, with new ones."""
+    copy = shutil.copy2 if times else shutil.copy
+    target.mkdir(exist_ok=True)
+    for name in only:
+        if (source / name).is_dir():
+            shutil.copytree(
+                source / name, target / name, copy_function=copy, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        elif (source / name).exists():
+            copy(source / name, target / name)
+    return Checkout(target)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker of a parallel run take all tests of the workflow, so that the smoke study is made once."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "smoke" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("workflow"))
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The finished smoke study; tests work on copies of it."""
+    checkout = copy_of(ROOT, tmp_path_factory.mktemp("workflow") / "smoke")
+    checkout.snakemake("--cores", "2", *TINY_LIMIT)
+    return checkout
+
+
+@pytest.fixture
+def fresh(smoke: Checkout, request: pytest.FixtureRequest) -> Callable[[], Checkout]:
+    """Function that makes a checkout without results."""
+
+    def make(name: str = "") -> Checkout:
+        return copy_of(ROOT, smoke.path.parent / f"{request.node.name}{name}")
+
+    return make
+
+
+@pytest.fixture
+def finished(smoke: Checkout, request: pytest.FixtureRequest) -> Checkout:
+    """A copy of the finished study, with Snakemake's records."""
+    path = smoke.path.parent / request.node.name
+    return copy_of(smoke.path, path, only=(*PARTS, "results", ".snakemake"))

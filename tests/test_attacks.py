@@ -1,0 +1,272 @@
+"""The attack is the papers' PGD, finds what can be found, stays where it may be, and is not fooled by confidence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.tree_util import Partial
+
+from robust_tangents import models
+from robust_tangents.attacks import Attack, pgd
+from robust_tangents.evaluation import accuracies
+from robust_tangents.execution import Execution
+from robust_tangents.training import State, Trainer
+
+STEPPED, COMPILED = Execution("xla", compiled_loops=False), Execution("xla", compiled_loops=True)
+KEY = jax.random.key(0)
+
+
+def affine(weights, bias, images):
+    return images.reshape(len(images), -1) @ weights + bias
+
+
+def constant(logits, images):
+    return jnp.broadcast_to(logits, (len(images), *logits.shape)) + 0 * images.sum()
+
+
+def images_of(rng: np.random.Generator, *shape: int) -> jax.Array:
+    return jnp.asarray(rng.uniform(size=shape), jnp.float32)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def network():
+    spec = {"architecture": "fully_connected", "widths": [6]}
+    return models.build(spec, 3, COMPILED)
+
+
+@pytest.fixture(scope="module")
+def parameters(network):
+    return network.init(jax.random.key(1), jnp.zeros((1, 2, 2, 1)))[0]
+
+
+@pytest.fixture(scope="module")
+def predict(network, parameters):
+    return Partial(network.logits, parameters, {})
+
+
+# What a specification means
+
+
+def test_a_missing_step_size_stands_for_two_radii_over_the_steps():
+    spec = {"epsilon": 0.1, "steps": 20, "step_size": None, "random_start": True}
+    assert Attack.of(spec) == Attack(0.1, 0.01, 20, True)
+    assert Attack.of(spec | {"step_size": 0.3, "random_start": False}) == Attack(0.1, 0.3, 20, False)
+
+
+# Against what is known
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_the_optimum_against_a_linear_predictor_is_reached(rng, random_start):
+    w = jnp.asarray(rng.choice([-1, 1], size=12) * rng.uniform(0.1, 2, size=12), jnp.float32)
+    predict = Partial(affine, jnp.stack([jnp.zeros(12), w], axis=1), jnp.array([0.0, -0.3]))
+    images = images_of(rng, 6, 2, 3, 2).at[0].set(0).at[1].set(1)
+    labels = jnp.array([0, 1, 0, 1, 0, 1])
+    attack = Attack(0.2, 0.04, 10, random_start)
+    attacked = pgd(predict, images, labels, KEY, attack, STEPPED)
+    towards = jnp.where(labels == 0, 1, -1)[:, None, None, None] * jnp.sign(w).reshape(2, 3, 2)
+    corner = jnp.clip(images + attack.epsilon * towards, 0, 1)
+    np.testing.assert_allclose(attacked, corner, atol=1e-6)
+
+
+def start_of(predict, images, labels, attack):
+    return pgd(predict, images, labels, KEY, Attack(attack.epsilon, attack.step_size, 0, attack.random_start), STEPPED)
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_iterates_are_those_of_a_plain_reimplementation(rng, predict, parameters, random_start):
+    images, labels = images_of(rng, 5, 2, 2, 1).at[0].set(0), np.array([0, 1, 2, 1, 0])
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), parameters)
+
+    def loss_gradient(x):
+        """Of the mean cross-entropy at the images, in float64."""
+        before = x.reshape(len(x), -1) @ p["dense1"]["kernel"] + p["dense1"]["bias"]
+        logits = np.maximum(before, 0) @ p["logits"]["kernel"] + p["logits"]["bias"]
+        softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        back = (softmax - np.eye(3)[labels]) / len(x) @ p["logits"]["kernel"].T * (before > 0)
+        return (back @ p["dense1"]["kernel"].T).reshape(x.shape)
+
+    # Steps larger than half the ball, so that ball and box both cut.
+    epsilon, alpha = 0.3, 0.17
+    x0 = np.asarray(images, np.float64)
+    x = np.asarray(start_of(predict, images, labels, Attack(epsilon, alpha, 1, random_start)), np.float64)
+    assert (np.abs(x - x0).max() > 0.1) == random_start
+    for steps in range(1, 6):
+        x = np.clip(x + alpha * np.sign(loss_gradient(x)), 0, 1)
+        x = x0 + np.clip(x - x0, -epsilon, epsilon)
+        attacked = pgd(predict, images, jnp.asarray(labels), KEY, Attack(epsilon, alpha, steps, random_start), STEPPED)
+        np.testing.assert_allclose(attacked, x, atol=1e-5)
+    assert np.abs(x - x0).max() == pytest.approx(epsilon, abs=1e-6)
+
+
+# Ball and box
+
+
+def test_every_result_is_in_the_ball_and_in_the_box(rng):
+    for epsilon, steps, random_start in [(0.05, 3, True), (0.05, 3, False), (0.5, 2, True), (1.0, 1, True)]:
+        for step_size in (2 * epsilon / steps, 3.0):
+            attack = Attack(epsilon, step_size, steps, random_start)
+            for _ in range(5):
+                predict = Partial(affine, jnp.asarray(rng.normal(size=(8, 4)), jnp.float32), jnp.zeros(4))
+                # Rounded, so that many pixels lie on the border of the box.
+                images = jnp.round(images_of(rng, 7, 2, 4, 1) * 3) / 3
+                labels = jnp.asarray(rng.integers(4, size=7))
+                key = jax.random.key(int(rng.integers(1000)))
+                attacked = pgd(predict, images, labels, key, attack, STEPPED)
+                assert attacked.shape == images.shape
+                assert attacked.min() >= 0
+                assert attacked.max() <= 1
+                assert jnp.abs(attacked - images).max() <= epsilon + 1e-6
+
+
+def test_the_random_start_fills_the_ball_and_stays_inside(rng):
+    predict = Partial(constant, jnp.zeros(3))
+    images = jnp.full((50, 4, 4, 1), 0.5).at[25:].set(0.02)
+    labels = jnp.zeros(50, int)
+    attack = Attack(0.1, 0.0, 0, True)
+    noise = np.asarray(pgd(predict, images, labels, KEY, attack, STEPPED) - images)
+    inner, outer = noise[:25].ravel(), noise[25:].ravel()
+    assert np.abs(inner).max() <= 0.1 + 1e-6
+    assert inner.min() < -0.095
+    assert inner.max() > 0.095
+    assert inner.mean() == pytest.approx(0, abs=0.012)
+    assert inner.std() == pytest.approx(0.1 / np.sqrt(3), rel=0.1)
+    assert outer.min() == pytest.approx(-0.02, abs=1e-6)
+    assert np.mean(outer <= -0.02 + 1e-6) == pytest.approx(0.4, abs=0.1)
+
+
+def test_the_random_start_depends_on_the_key_and_is_left_out_where_not_wanted(rng, predict):
+    images, labels = images_of(rng, 4, 2, 2, 1), jnp.array([0, 1, 2, 0])
+    for random_start in (True, False):
+        attack = Attack(0.1, 0.0, 1, random_start)
+        first, same, second = (pgd(predict, images, labels, jax.random.key(key), attack, STEPPED) for key in (0, 0, 1))
+        np.testing.assert_array_equal(first, same)
+        assert bool(jnp.all(first == second)) is not random_start
+    np.testing.assert_array_equal(first, images)
+
+
+# Gradients of confident predictors
+
+
+def direction(predict, images, labels):
+    """Sign of the gradient that the attack follows, from one small step inside ball and box."""
+    return jnp.sign(pgd(predict, images, labels, KEY, Attack(0.1, 1e-3, 1, False), STEPPED) - images)
+
+
+def cross_entropy_gradient(predict, images, labels):
+    def loss(x):
+        return optax.softmax_cross_entropy_with_integer_labels(predict(x), labels).mean()
+
+    return jax.grad(loss)(images)
+
+
+def test_the_attack_follows_the_sign_of_the_cross_entropy_gradient(rng, predict):
+    images, labels = images_of(rng, 30, 2, 2, 1) * 0.8 + 0.1, jnp.asarray(rng.integers(3, size=30))
+    gradient = cross_entropy_gradient(predict, images, labels)
+    assert np.mean(np.asarray(gradient) != 0) > 0.8
+    np.testing.assert_array_equal(direction(predict, images, labels), jnp.sign(gradient))
+
+
+def test_confident_predictors_are_attacked_where_cross_entropy_gradients_underflow(rng, parameters, network):
+    head = jax.tree.map(lambda p: 1e3 * p, parameters["logits"])
+    confident = Partial(network.logits, {**parameters, "logits": head}, {})
+    images = images_of(rng, 30, 2, 2, 1) * 0.8 + 0.1
+    labels = jnp.argmax(confident(images), axis=-1)
+    sure = jnp.sort(confident(images), axis=-1)
+    images, labels = (x[sure[:, -1] - sure[:, -2] > 120] for x in (images, labels))
+    assert len(images) > 5
+    assert not np.any(cross_entropy_gradient(confident, images, labels))
+    alive = np.asarray(direction(confident, images, labels)).reshape(len(images), -1)
+    assert np.all(np.any(alive, axis=1))
+
+    def margin(x):
+        logits = confident(x)
+        true = jax.nn.one_hot(labels, 3, dtype=bool)
+        return jnp.where(true, -jnp.inf, logits).max(axis=-1) - logits[true]
+
+    attacked = pgd(confident, images, labels, KEY, Attack(0.1, 0.02, 10, True), STEPPED)
+    assert np.all(margin(attacked) > margin(images))
+
+
+# How the work is laid out
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_stepped_and_compiled_attacks_agree(rng, predict, random_start):
+    images, labels = images_of(rng, 8, 2, 2, 1), jnp.asarray(rng.integers(3, size=8))
+    attack = Attack(0.2, 0.05, 7, random_start)
+    stepped = pgd(predict, images, labels, KEY, attack, STEPPED)
+    compiled = jax.jit(pgd, static_argnames=("attack", "execution"))(predict, images, labels, KEY, attack, COMPILED)
+    np.testing.assert_allclose(stepped, compiled, atol=1e-6)
+
+
+def test_the_other_images_of_a_batch_do_not_matter(rng, predict):
+    images, labels = images_of(rng, 6, 2, 2, 1), jnp.asarray(rng.integers(3, size=6))
+    attack = Attack(0.2, 0.05, 5, False)
+    together = pgd(predict, images, labels, KEY, attack, STEPPED)
+    for i in range(len(images)):
+        alone = pgd(predict, images[i : i + 1], labels[i : i + 1], KEY, attack, STEPPED)
+        np.testing.assert_allclose(together[i : i + 1], alone, atol=1e-6)
+
+
+# Evaluation
+
+
+@pytest.fixture(scope="module")
+def trained(network):
+    """A predictor of noisy two-by-two patterns, and its training images."""
+    rng = np.random.default_rng(4)
+    labels = rng.integers(3, size=60)
+    patterns = np.array([[0.7, 0.3, 0.3, 0.7], [0.3, 0.7, 0.3, 0.3], [0.3, 0.3, 0.7, 0.7]])
+    images = np.clip(patterns[labels] + rng.normal(0, 0.1, size=(60, 4)), 0, 1)
+    images, labels = jnp.asarray(images.reshape(60, 2, 2, 1), jnp.float32), jnp.asarray(labels)
+    spec = {"objective": "standard", "batch_size": 20, "learning_rate": [[0, 0.3]], "momentum": 0.9, "weight_decay": 0}
+    state = State.start(*network.init(jax.random.key(1), images))
+    trainer = Trainer(network, images, labels, spec, (0, 0))
+    for epoch in range(30):
+        [(_, state, _)] = trainer.epoch(state, epoch)
+    return Partial(network.logits, state.params, {}), images, labels
+
+
+@pytest.mark.parametrize("execution", [STEPPED, COMPILED])
+def test_robust_accuracy_falls_from_clean_accuracy_as_the_ball_grows(trained, execution):
+    predict, images, labels = trained
+    values = []
+    for epsilon in (1e-6, 0.1, 0.5):
+        attack = Attack(epsilon, epsilon / 5, 10, True)
+        clean, robust = accuracies(predict, images, labels, KEY, attack, execution, 20)
+        assert clean == pytest.approx(float((jnp.argmax(predict(images), axis=-1) == labels).mean()))
+        values.append(robust)
+    assert clean > 0.9
+    assert values[0] == clean
+    assert clean > values[1] > values[2]
+
+
+@pytest.mark.parametrize("batch_size", [4, 7, 11, 25])
+def test_every_image_counts_once_in_accuracies_whatever_the_batches(trained, batch_size):
+    predict, images, labels = trained
+    images = images[:11]
+    # Right at first and wrong later, so that images counted twice would show.
+    predicted = jnp.argmax(predict(images), axis=-1)
+    labels = jnp.where(jnp.arange(11) < 3, predicted, (predicted + 1) % 3)
+    attack = Attack(0.15, 0.03, 10, False)
+    attacked = pgd(predict, images, labels, KEY, attack, STEPPED)
+    expected = float((jnp.argmax(predict(attacked), axis=-1) == labels).mean())
+    clean, robust = accuracies(predict, images, labels, KEY, attack, COMPILED, batch_size)
+    assert 0 < expected < 1
+    assert clean == pytest.approx(3 / 11)
+    assert robust == pytest.approx(expected)
+
+
+def test_accuracies_take_eight_bit_images(trained):
+    predict, images, labels = trained
+    eight_bit = jnp.round(images * 255).astype(jnp.uint8)
+    attack = Attack(0.1, 0.02, 5, False)
+    expected = accuracies(predict, eight_bit / 255, labels, KEY, attack, STEPPED, 60)
+    assert accuracies(predict, eight_bit, labels, KEY, attack, STEPPED, 60) == pytest.approx(expected)

@@ -1,0 +1,217 @@
+"""Kernels are inner products of explicit gradients, however they are blocked, and those of neural-tangents."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from robust_tangents import models
+from robust_tangents.execution import Execution
+from robust_tangents.kernel_measures import specialization
+from robust_tangents.kernels import _gradients, empirical_kernels
+
+ROOT = Path(__file__).parents[1]
+EXECUTION = Execution("xla", compiled_loops=True)
+SPECS = {
+    "resnet": {"architecture": "resnet", "width": 2, "blocks": [1, 1]},
+    "cnn": {"architecture": "cnn", "widths": [2, 3]},
+    "fully connected": {"architecture": "fully_connected", "widths": [5]},
+}
+COUNT, CLASSES = 5, 3
+LABELS = np.array([0, 1, 2, 0, 1])
+
+
+@pytest.fixture(scope="module")
+def images() -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).uniform(size=(COUNT, 4, 4, 1)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(images):
+    """Network, parameters and statistics by name: "new" as initialised, otherwise away from there."""
+    made = {}
+
+    def get(name: str, new: bool = False):
+        if name not in made:
+            network = models.build(SPECS[name], CLASSES, EXECUTION)
+            params, batch_stats = network.init(jax.random.key(0), images**2)
+            flat, unravel = ravel_pytree(params)
+            moved = unravel(flat + 0.3 * np.random.default_rng(1).normal(size=flat.shape).astype(np.float32))
+            made[name] = network, params, moved, batch_stats
+        network, params, moved, batch_stats = made[name]
+        return network, params if new else moved, batch_stats
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def kernels(checkpoint, images):
+    """All three kernels of a moved network, by name."""
+    made = {}
+
+    def get(name: str):
+        if name not in made:
+            made[name] = empirical_kernels(*checkpoint(name), images, ["trace", "class", "full"])
+        return made[name]
+
+    return get
+
+
+def jacobian(network, params, batch_stats, images) -> np.ndarray:
+    """Of all logits with respect to all parameters, (N, C, P), in float64."""
+    flat, unravel = ravel_pytree(params)
+    jacobian = jax.jit(jax.jacrev(lambda flat: network.logits(unravel(flat), batch_stats, images)))(flat)
+    return np.asarray(jacobian, np.float64)
+
+
+def assert_close(kernel, expected):
+    """To 1e-5 of the kernel's largest entry."""
+    assert kernel.shape == expected.shape
+    np.testing.assert_allclose(kernel, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+# Against the definition
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_kernels_are_inner_products_of_the_rows_of_the_explicit_jacobian(checkpoint, kernels, images, name):
+    rows = jacobian(*checkpoint(name), images)
+    by_class = np.einsum("icp,jcp->cij", rows, rows)
+    assert_close(kernels(name)["class"], by_class)
+    assert_close(kernels(name)["trace"], by_class.mean(axis=0))
+    flat = rows.reshape(COUNT * CLASSES, -1)
+    assert_close(kernels(name)["full"], flat @ flat.T)
+    assert np.linalg.norm(by_class[0] - by_class[1]) > 1e-2 * np.linalg.norm(by_class[0])
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_three_kinds_hold_the_same_numbers(kernels, name):
+    trace, by_class, full = (kernels(name)[kind] for kind in ("trace", "class", "full"))
+    np.testing.assert_allclose(trace, by_class.mean(axis=0), rtol=1e-6)
+    for c in range(CLASSES):
+        rows = np.arange(COUNT) * CLASSES + c
+        np.testing.assert_array_equal(full[np.ix_(rows, rows)], by_class[c])
+
+
+@pytest.mark.parametrize("kinds", [["trace"], ["class"], ["class", "trace"], ["full"]])
+def test_only_the_kinds_asked_for_come_back_and_are_the_same(checkpoint, kernels, images, kinds):
+    result = empirical_kernels(*checkpoint("fully connected"), images, kinds)
+    assert set(result) == set(kinds)
+    for kind in kinds:
+        assert result[kind].dtype == np.float32
+        assert_close(result[kind], kernels("fully connected")[kind])
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_kernels_are_exactly_symmetric_and_positive_semidefinite_to_rounding(kernels, name):
+    for kernel in (kernels(name)["trace"], *kernels(name)["class"], kernels(name)["full"]):
+        np.testing.assert_array_equal(kernel, kernel.T)
+        eigenvalues = np.linalg.eigvalsh(kernel.astype(np.float64))
+        assert eigenvalues.min() > -1e-5 * eigenvalues.max()
+        assert np.trace(kernel) > 0
+
+
+def test_the_kernel_of_some_images_is_a_block_of_that_of_all(checkpoint, kernels, images):
+    some = empirical_kernels(*checkpoint("resnet"), images[:3], ["trace", "class", "full"])
+    whole = kernels("resnet")
+    assert_close(some["trace"], whole["trace"][:3, :3])
+    assert_close(some["class"], whole["class"][:, :3, :3])
+    assert_close(some["full"], whole["full"][: 3 * CLASSES, : 3 * CLASSES])
+
+
+# Blocks
+
+
+@pytest.mark.parametrize("rows", [0, 2, 3, 4, 5, 6, 8, 10, 12, 14, 40])
+def test_any_budget_gives_the_same_kernels(checkpoint, kernels, images, rows, monkeypatch):
+    network, params, batch_stats = checkpoint("fully connected")
+    taken = []
+
+    def counting(*arguments):
+        result = _gradients(*arguments)
+        taken.append(len(result[0]))
+        return result
+
+    monkeypatch.setattr("robust_tangents.kernels._gradients", counting)
+    budget = 2 * rows * 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    blocked = empirical_kernels(network, params, batch_stats, images, ["trace", "class", "full"], budget)
+    for kind, kernel in blocked.items():
+        assert_close(kernel, kernels("fully connected")[kind])
+        np.testing.assert_array_equal(kernel, np.swapaxes(kernel, -1, -2))
+    assert max(taken) <= max(1, rows // 2)
+    assert sum(taken) >= COUNT * CLASSES
+    if rows == 40:
+        assert taken == [COUNT] * CLASSES
+    if rows <= 2:
+        assert taken == [1] * 120  # every pair of rows, since no more than two fit
+    separate = empirical_kernels(network, params, batch_stats, images, ["class"], budget)
+    assert_close(separate["class"], kernels("fully connected")["class"])
+
+
+def test_blocks_of_one_row_give_the_same_kernels_of_a_resnet(checkpoint, kernels, images):
+    blocked = empirical_kernels(*checkpoint("resnet"), images, ["trace", "class", "full"], budget=0)
+    for kind, kernel in blocked.items():
+        assert_close(kernel, kernels("resnet")[kind])
+
+
+# Before training
+
+
+def test_kernels_at_epoch_zero_are_the_conjugate_kernel_of_every_class(checkpoint, images):
+    network, params, batch_stats = checkpoint("resnet", new=True)
+    assert not np.any(network.logits(params, batch_stats, images))
+    kernels = empirical_kernels(network, params, batch_stats, images, ["class", "full"])
+    full = kernels["full"].reshape(COUNT, CLASSES, COUNT, CLASSES)
+    features = np.asarray(network.features(params, batch_stats, images)["penultimate"], np.float64)
+    assert np.abs(features).max() > 0.1
+    for c in range(CLASSES):
+        assert_close(kernels["class"][c], features @ features.T + 1)
+        np.testing.assert_array_equal(kernels["class"][c], kernels["class"][0])
+        for other in set(range(CLASSES)) - {c}:
+            np.testing.assert_array_equal(full[:, c, :, other], 0)
+    np.testing.assert_allclose(specialization(kernels["class"], LABELS), 1, rtol=1e-14)
+
+
+# Against neural-tangents
+
+
+@pytest.fixture(scope="session")
+def neural_tangents_python() -> Path:
+    """Python of the environment in which neural-tangents runs, made by the workflow's rule if need be."""
+    snakemake = Path(sys.executable).with_name("snakemake")
+    command = [str(snakemake), "--cores", "1", "neural_tangents"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if made.returncode:
+        log = ROOT / ".neural-tangents.log"
+        messages = made.stdout + made.stderr + (log.read_text() if log.exists() else "")
+        unreachable = r"NewConnectionError|ConnectTimeoutError|NameResolutionError|ProxyError|Max retries exceeded"
+        if re.search(unreachable, messages):
+            pytest.skip("the environment of neural-tangents cannot be built: no package registry is reachable")
+        pytest.fail(f"the environment of neural-tangents cannot be built:\n{messages}")
+    return ROOT / ".neural-tangents" / "bin" / "python"
+
+
+def test_kernels_are_those_of_neural_tangents(checkpoint, kernels, images, neural_tangents_python, tmp_path):
+    network, params, batch_stats = checkpoint("cnn")
+    with h5py.File(tmp_path / "in.h5", "w") as file:
+        file["images"] = images
+        for layer, arrays in params.items():
+            for name, value in arrays.items():
+                file[f"params/{layer}/{name}"] = value
+    oracle = Path(__file__).with_name("neural_tangents_oracle.py")
+    paths = [str(tmp_path / name) for name in ("in.h5", "out.h5")]
+    run = subprocess.run([neural_tangents_python, oracle, *paths], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    with h5py.File(tmp_path / "out.h5") as file:
+        logits, trace, full = (file[name][()] for name in ("logits", "trace", "full"))
+    np.testing.assert_allclose(logits, network.logits(params, batch_stats, images), rtol=1e-4, atol=1e-5)
+    assert_close(kernels("cnn")["trace"], trace)
+    assert full.shape == (COUNT, COUNT, CLASSES, CLASSES)
+    assert_close(kernels("cnn")["full"], full.transpose(0, 2, 1, 3).reshape(COUNT * CLASSES, -1))

@@ -1,0 +1,295 @@
+"""Networks have the sizes, initialisation, batch norm and features of the papers' ones, whichever way they convolve."""
+
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from robust_tangents import models
+from robust_tangents.execution import Convolution, Execution, choose
+from robust_tangents.models import Network, cnn
+from robust_tangents.models.layers import BatchNorm, Conv
+from robust_tangents.models.resnet import ResNet
+
+EXECUTION = Execution("xla", compiled_loops=True)
+RESNET = {"architecture": "resnet", "width": 4, "blocks": [1, 1]}
+RESNET18 = {"architecture": "resnet", "width": 64, "blocks": [2, 2, 2, 2]}
+CNN = {"architecture": "cnn", "widths": [2, 3]}
+CNN_MEGA = {"architecture": "cnn", "widths": [32, 64, 128]}
+FULLY_CONNECTED = {"architecture": "fully_connected", "widths": [10_000, 10_000]}
+
+
+def images_of(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).uniform(size=shape), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Network:
+    return models.build(RESNET, 3, EXECUTION)
+
+
+@pytest.fixture(scope="module")
+def batch() -> jax.Array:
+    return images_of(10, 5, 5, 2)
+
+
+@pytest.fixture(scope="module")
+def initialised(resnet, batch):
+    return resnet.init(jax.random.key(0), batch)
+
+
+@pytest.fixture(scope="module")
+def plain(batch):
+    """A CNN and its parameters."""
+    network = models.build(CNN, 3, EXECUTION)
+    return network, *network.init(jax.random.key(0), batch)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "shape", "count"),
+    [
+        (RESNET18, 10, (32, 32, 3), 11_173_962),
+        (RESNET18, 100, (32, 32, 3), 11_220_132),
+        (CNN_MEGA, 10, (32, 32, 3), 368_938),
+        (CNN_MEGA, 10, (28, 28, 1), 349_162),
+        (FULLY_CONNECTED, 10, (32, 32, 3), 3072 * 10_000 + 10_000 + 10_000**2 + 10_000 + 10_000 * 10 + 10),
+    ],
+)
+def test_networks_of_the_papers_have_their_number_of_parameters(spec, classes, shape, count):
+    assert models.parameter_count(models.build(spec, classes, EXECUTION), shape) == count
+
+
+def test_resnet18_has_62_parameter_arrays_and_20_batch_norm_layers():
+    network = models.build(RESNET18, 10, EXECUTION)
+    params, batch_stats = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert len(jax.tree.leaves(params)) == 62
+    assert len(jax.tree.leaves(batch_stats)) == 3 * 20  # mean, variance, count
+
+
+def test_default_sizes_are_those_of_the_papers():
+    assert ResNet(10) == models.build(RESNET18, 10, EXECUTION).module
+    assert cnn.CNN(10) == models.build(CNN_MEGA, 10, EXECUTION).module
+    assert cnn.FullyConnected(10) == models.build(FULLY_CONNECTED, 10, EXECUTION).module
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(ValueError, match="no architecture 'transformer'"):
+        models.build({"architecture": "transformer"}, 10, EXECUTION)
+
+
+# Convolution
+
+
+@pytest.mark.parametrize(("size", "stride", "shape"), list(product((1, 3), (1, 2), ((6, 6), (7, 5)))))
+def test_patches_and_xla_give_the_same_convolution_and_derivatives(size, stride, shape):
+    x, dx = images_of(2, *shape, 3), images_of(2, *shape, 3, seed=1) - 0.5
+    params = Conv(4, size, stride, use_bias=True).init(jax.random.key(0), x)
+    params = jax.tree.map(lambda p: p + 0.1, params)
+    dparams = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=jnp.float32)).reshape(p.shape), params)
+
+    @partial(jax.jit, static_argnums=0)
+    def everything(implementation: Convolution):
+        conv = Conv(4, size, stride, use_bias=True, implementation=implementation).apply
+        y, dy = jax.jvp(conv, (params, x), (dparams, dx))
+        _, pull_back = jax.vjp(conv, params, x)
+        return y, dy, pull_back(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    with jax.default_matmul_precision("highest"):
+        xla, patches = everything("xla"), everything("patches")
+    assert xla[0].shape == (2, -(-shape[0] // stride), -(-shape[1] // stride), 4)
+    for a, b in zip(jax.tree.leaves(xla), jax.tree.leaves(patches), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "patches"])
+def test_stride_2_pads_only_below_and_to_the_right(implementation):
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    conv = Conv(1, 3, 2, implementation=implementation)
+    y = conv.apply({"params": {"kernel": jnp.ones((3, 3, 1, 1))}}, x)
+    image = np.arange(16.0).reshape(4, 4)
+    expected = [[image[:3, :3].sum(), image[:3, 2:].sum()], [image[2:, :3].sum(), image[2:, 2:].sum()]]
+    np.testing.assert_allclose(y[0, ..., 0], expected)
+
+
+def test_both_convolutions_give_the_same_resnet(resnet, batch, initialised):
+    patches = models.build(RESNET, 3, Execution("patches", compiled_loops=True))
+    features = [network.features(*initialised, batch)["penultimate"] for network in (resnet, patches)]
+    np.testing.assert_allclose(*features, rtol=1e-4, atol=1e-5)
+
+
+def test_execution_convolves_and_loops_as_suits_image_and_device():
+    assert choose((8, 8, 1), "cpu") == Execution("patches", compiled_loops=True)
+    assert choose((32, 32, 3), "cpu") == Execution("xla", compiled_loops=False)
+    assert choose((8, 8, 1), "gpu") == Execution("xla", compiled_loops=True)
+    assert choose((32, 32, 3), "gpu") == Execution("xla", compiled_loops=True)
+
+
+# Initialisation
+
+
+def test_resnet_starts_with_zero_logits(resnet, batch, initialised):
+    params, batch_stats = initialised
+    assert not np.any(resnet.logits(params, batch_stats, batch))
+    assert not np.any(resnet.train(params, batch_stats, batch)[0])
+    assert resnet.features(params, batch_stats, batch)["penultimate"].max() > 0.1  # zero for no other reason
+
+
+def test_resnet_convolutions_start_from_a_cut_normal_that_is_not_rescaled(initialised):
+    kernels = [leaf for leaf in jax.tree.leaves(initialised[0]) if leaf.ndim == 4]
+    assert len(kernels) == 1 + 2 + 3
+    # In units of 1/sqrt(fan_in), each layer by its own fan-in.
+    scaled = [np.ravel(kernel) * np.sqrt(np.prod(kernel.shape[:3])) for kernel in kernels]
+    for values in scaled:
+        assert np.abs(values).max() <= 2 + 1e-6
+        if values.size > 100:
+            assert np.abs(values).max() > 1.75
+            assert abs(values.mean()) < 4 * 0.88 / np.sqrt(values.size)
+    assert np.std(np.concatenate(scaled)) == pytest.approx(0.8796, rel=0.05)
+
+
+def test_plain_networks_start_from_lecun_normal_with_zero_bias():
+    for spec in (CNN_MEGA | {"widths": [16]}, FULLY_CONNECTED | {"widths": [60, 40]}):
+        params, batch_stats = models.build(spec, 10, EXECUTION).init(jax.random.key(1), images_of(1, 6, 6, 2))
+        assert batch_stats == {}
+        for layer in params.values():
+            assert not np.any(layer["bias"])
+        scaled = [np.ravel(p["kernel"]) * np.sqrt(np.prod(p["kernel"].shape[:-1])) for p in params.values()]
+        assert np.std(np.concatenate(scaled)) == pytest.approx(1, rel=0.05)
+
+
+def test_initialisation_depends_on_the_key_alone_but_for_the_statistics(resnet, batch, initialised):
+    params, batch_stats = resnet.init(jax.random.key(0), images_of(10, 5, 5, 2, seed=5))
+    jax.tree.map(np.testing.assert_array_equal, params, initialised[0])
+    assert np.abs(batch_stats["stem_norm"]["mean"] - initialised[1]["stem_norm"]["mean"]).max() > 1e-3
+    linear = models.build(FULLY_CONNECTED | {"widths": []}, 3, EXECUTION)
+    first, same, second = (linear.init(jax.random.key(key), batch)[0]["logits"]["kernel"] for key in (0, 0, 1))
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - second).max() > 0.1
+
+
+def test_initial_statistics_of_a_resnet_are_those_of_the_given_batch(resnet, batch, initialised):
+    params, batch_stats = initialised
+    variables = {"params": params, "batch_stats": batch_stats}
+    _, seen = resnet.module.apply(variables, batch, train=True, mutable=["features", "batch_stats"])
+    for name, evaluated in resnet.features(params, batch_stats, batch).items():
+        np.testing.assert_allclose(evaluated, seen["features"][name][0], rtol=1e-4, atol=1e-5)
+    other = images_of(10, 5, 5, 2, seed=5) ** 3
+    _, seen = resnet.module.apply(variables, other, train=True, mutable=["features", "batch_stats"])
+    evaluated = resnet.features(params, batch_stats, other)["stem"]
+    assert np.abs(evaluated - seen["features"]["stem"][0]).max() > 0.1
+
+
+# Batch norm
+
+
+def normalised(x, mean, variance, scale=1.0, offset=0.0):
+    return (np.asarray(x, np.float64) - mean) / np.sqrt(variance + 1e-5) * scale + offset
+
+
+def moments(x):
+    """Mean and biased variance of every channel."""
+    x = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
+    return x.mean(axis=0), ((x - x.mean(axis=0)) ** 2).sum(axis=0) / len(x)
+
+
+def test_batch_norm_after_one_pass_evaluates_with_exactly_that_batch():
+    x, other = images_of(3, 2, 2, 4) * 3 + 1, images_of(5, 2, 2, 4, seed=1)
+    y, variables = BatchNorm().init_with_output(jax.random.key(0), x, train=True)
+    np.testing.assert_allclose(y, normalised(x, *moments(x)), rtol=1e-4, atol=1e-4)
+    evaluated = BatchNorm().apply(variables, other, train=False)
+    np.testing.assert_allclose(evaluated, normalised(other, *moments(x)), rtol=1e-4, atol=1e-4)
+    assert not np.any(variables["params"]["offset"])
+    assert np.all(variables["params"]["scale"] == 1)
+
+
+def test_running_statistics_are_a_debiased_exponential_average():
+    batches = [images_of(4, 3, seed=seed) * (seed + 1) - seed for seed in range(4)]
+    params = {"scale": jnp.array([1.0, 2.0, -0.5]), "offset": jnp.array([0.0, 1.0, 3.0])}
+    variables = {**BatchNorm().init(jax.random.key(0), batches[0], train=True), "params": params}
+    mean, variance = (0.1 * moment for moment in moments(batches[0]))
+    for batch in batches[1:]:
+        y, updated = BatchNorm().apply(variables, batch, train=True, mutable=["batch_stats"])
+        variables = {"params": params, **updated}
+        np.testing.assert_allclose(y, normalised(batch, *moments(batch), **params), rtol=1e-4, atol=1e-4)
+        mean, variance = (0.9 * old + 0.1 * new for old, new in zip((mean, variance), moments(batch), strict=True))
+    correction = 1 - 0.9**4
+    assert int(variables["batch_stats"]["count"]) == 4
+    x = images_of(2, 3, seed=9)
+    expected = normalised(x, mean / correction, variance / correction, **params)
+    np.testing.assert_allclose(BatchNorm().apply(variables, x, train=False), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_couples_the_images_of_a_batch_in_training_mode_only(resnet, batch, initialised):
+    params, batch_stats = initialised
+    params = {**params, "logits": jax.tree.map(lambda p: p + 1, params["logits"])}
+    changed = batch.at[0].set(1 - batch[0])
+    evaluated = [resnet.logits(params, batch_stats, x) for x in (batch, changed)]
+    np.testing.assert_array_equal(evaluated[0][1:], evaluated[1][1:])
+    assert np.abs(evaluated[0][0] - evaluated[1][0]).max() > 1e-3
+    trained = [resnet.train(params, batch_stats, x)[0] for x in (batch, changed)]
+    assert np.abs(trained[0][1:] - trained[1][1:]).max() > 1e-3
+
+
+def test_only_training_mode_returns_new_statistics(resnet, batch, initialised, plain):
+    params, batch_stats = initialised
+    before = jax.tree.map(np.array, batch_stats)
+    _, updated = resnet.train(params, batch_stats, batch * 2)
+    jax.tree.map(np.testing.assert_array_equal, batch_stats, before)
+    assert jax.tree.structure(updated) == jax.tree.structure(batch_stats)
+    assert updated["stem_norm"]["count"] == before["stem_norm"]["count"] + 1
+    network, params, none = plain
+    assert none == network.train(params, none, batch)[1] == {}
+
+
+# Features
+
+
+def check_features(network, params, batch_stats, images, shapes):
+    head = {"kernel": images_of(*params["logits"]["kernel"].shape), "bias": jnp.array([0.0, 1.0, 2.0])}
+    params = {**params, "logits": head}
+    features = network.features(params, batch_stats, images)
+    assert [(name, value.shape) for name, value in features.items()] == list(shapes.items())
+    assert all(np.all(np.asarray(value) >= 0) for value in features.values())  # after the ReLU
+    logits = network.logits(params, batch_stats, images)
+    variables = {"params": params, "batch_stats": batch_stats}
+    np.testing.assert_array_equal(network.module.apply(variables, images, train=False, mutable=["features"])[0], logits)
+    last = list(features.values())[-1]
+    np.testing.assert_allclose(last @ head["kernel"] + head["bias"], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_a_resnet_are_its_stages_and_leave_the_logits_alone(resnet, batch, initialised):
+    shapes = {"stem": (2, 5, 5, 4), "group1": (2, 5, 5, 4), "group2": (2, 3, 3, 8), "penultimate": (2, 8)}
+    check_features(resnet, *initialised, batch[:2], shapes)
+
+
+def test_features_of_a_cnn_are_its_stages_and_leave_the_logits_alone(plain, batch):
+    network, *state = plain
+    check_features(network, *state, batch[:2], {"stage1": (2, 5, 5, 2), "stage2": (2, 2, 2, 3), "penultimate": (2, 3)})
+
+
+def test_features_of_a_fully_connected_network_are_its_layers_and_leave_the_logits_alone(batch):
+    network = models.build(FULLY_CONNECTED | {"widths": [7, 4]}, 3, EXECUTION)
+    state = network.init(jax.random.key(2), batch)
+    check_features(network, *state, batch[:2], {"hidden1": (2, 7), "hidden2": (2, 4)})
+
+
+def test_the_cnn_pools_the_maximum_of_its_first_stage_and_the_mean_of_its_last(plain, batch):
+    network, params, none = plain
+    features = network.features(params, none, batch)
+
+    def windows(name: str, size: int) -> np.ndarray:
+        stage = np.asarray(features[name])[:, : 2 * size, : 2 * size]
+        return stage.reshape(len(batch), size, 2, size, 2, -1)
+
+    x = jnp.asarray(windows("stage1", 2).max(axis=(2, 4)))
+    for layer in ("stage2_conv1", "stage2_conv2"):
+        x = jax.nn.relu(Conv(3, use_bias=True).apply({"params": params[layer]}, x))
+    np.testing.assert_allclose(features["stage2"], x, rtol=1e-5, atol=1e-6)
+    mean = windows("stage2", 1).mean(axis=(2, 4)).reshape(len(batch), -1)
+    np.testing.assert_allclose(features["penultimate"], mean, rtol=1e-5, atol=1e-6)

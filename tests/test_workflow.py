@@ -1,0 +1,205 @@
+"""The workflow as users meet it: one call makes everything, a second nothing, a change only what it touches."""
+
+import csv
+import hashlib
+import math
+import os
+import re
+import shutil
+import stat
+from pathlib import Path
+
+from conftest import PARTS, ROOT, TINY_LIMIT, copy_of
+
+FIGURES = ("loo_fig1", "loo_fig2")
+
+
+def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
+    files = [path for path in folder.rglob(pattern) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_one_call_draws_every_figure(smoke):
+    for name in FIGURES:
+        stem = smoke.results / "figures" / name
+        assert stem.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        assert stem.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        assert "</svg>" in stem.with_suffix(".svg").read_text()
+        with stem.with_suffix(".csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert {row["seed"] for row in rows} == {"0", "1"}
+        # Only the first-order part's relative size is undefined, before training.
+        assert all(math.isfinite(float(row["value"])) or row["epoch"] == "0.0" for row in rows)
+
+
+def test_a_finished_study_has_nothing_to_do(finished):
+    assert finished.planned() == {}
+
+
+def test_touching_everything_changes_nothing(finished):
+    for path in sorted(finished.path.rglob("*")):
+        if path.is_file() and ".snakemake" not in path.parts:
+            os.utime(path)
+    assert finished.planned(*TINY_LIMIT) == {}
+
+
+def test_a_clone_with_copied_results_has_nothing_to_do(smoke):
+    clone = copy_of(ROOT, smoke.path.parent / "clone", times=False)
+    copy_of(smoke.path, clone.path, times=False, only=("results", ".snakemake"))
+    assert clone.planned() == {}
+
+
+def test_results_without_records_are_adopted_by_one_command(smoke):
+    clone = copy_of(ROOT, smoke.path.parent / "adopted", times=False)
+    copy_of(smoke.path, clone.path, times=False, only=("results",))
+    clone.snakemake("--touch", "--cores", "1")
+    assert clone.planned() == {}
+
+
+def test_a_comment_in_an_unrelated_module_changes_nothing(finished):
+    finished.append("src/robust_tangents/configuration.py", "\n# a remark\n")
+    finished.append("scripts/inspect.py", "\n# a remark\n")
+    finished.append("README.md", "\na remark\n")
+    assert finished.planned() == {}
+
+
+def test_a_change_of_the_kernel_code_leaves_training_alone(finished):
+    finished.append("src/robust_tangents/kernels.py", "\nCHANGED = True\n")
+    assert set(finished.planned()) == {"extract_kernels", "measure_kernels", "loo_fig1"}
+
+
+def test_a_change_of_the_second_stage_leaves_kernels_alone(finished):
+    finished.append("src/robust_tangents/linearization.py", "\nCHANGED = True\n")
+    assert set(finished.planned()) == {"train_stage2", "loo_fig2"}
+
+
+def test_a_colour_redraws_only(finished):
+    assert finished.planned(overlay="style: {colours: {benign: black}}") == {"loo_fig1": 1, "loo_fig2": 1}
+
+
+def test_a_new_seed_runs_only_that_seed(finished):
+    assert finished.planned(overlay="seeds: [0, 1, 2]") == {
+        "draw_subset": 1,
+        "train": 5,
+        "extract_kernels": 5,
+        "measure_kernels": 3,
+        "train_stage2": 4,
+        "loo_fig1": 1,
+        "loo_fig2": 1,
+    }
+
+
+def test_a_new_run_leaves_the_others_alone(finished):
+    overlay = """
+        runs: {pure: {objective: adversarial, adversarial_steps: pure}}
+        figures: {loo_fig1: {rows: [{runs: {benign: benign, pure: pure}, kernel: classes}]}}
+    """
+    assert finished.planned("loo_fig1", overlay=overlay) == {
+        "train": 4, "extract_kernels": 4, "measure_kernels": 2, "loo_fig1": 1,
+    }  # fmt: skip
+
+
+def test_more_epochs_extend_a_finished_run(finished):
+    overlay = "runs: {adversarial: {epochs: 6}}"
+    target = "results/smoke/runs/adversarial/epochs-4-6/seed0.h5"
+    assert finished.planned(target, overlay=overlay) == {"train": 1}
+
+
+def test_another_attack_in_tests_does_not_train_again_what_it_does_not_touch(finished):
+    assert set(finished.planned(overlay="stage2: {benign_data: {epochs: 3}}")) == {"train_stage2", "loo_fig2"}
+
+
+def test_a_figure_plans_only_its_ancestors(fresh):
+    checkout = fresh()
+    assert "train_stage2" not in checkout.planned("loo_fig1")
+    assert not {"extract_kernels", "draw_subset"} & set(checkout.planned("loo_fig2"))
+    assert set(checkout.planned("loo")) == set(checkout.planned())
+
+
+def test_a_figure_that_needs_early_epochs_trains_no_further(fresh):
+    assert fresh().planned("loo_fig1", overlay="figures: {loo_fig1: {until: 2}}")["train"] == 4
+    # Spawn epochs 0 and 1 lie in the first segment of each parent.
+    assert fresh("b").planned("loo_fig2", overlay="stage2: {benign_data: {spawn_epochs: [0, 1]}}")["train"] == 4
+
+
+def test_how_much_one_job_takes_is_configuration(fresh):
+    checkout = fresh()
+    together = checkout.planned(overlay="seeds: [[0, 1]]")
+    assert together["train"] == 5
+    spread = checkout.planned(
+        overlay="{training: {segment_epochs: 1}, stage2: {benign_data: {spawn_epochs: [0, 1, 3]}}}"
+    )
+    assert spread["train"] == 20
+    assert spread["train_stage2"] == 12
+
+
+def test_any_number_of_cores_gives_identical_artefacts(smoke, fresh):
+    alone = fresh()
+    alone.snakemake("--cores", "1")
+    for pattern in ("*.h5", "*.csv", "*.png", "*.svg", "*.pdf"):
+        assert digests(alone.results, pattern) == digests(smoke.results, pattern)
+    assert digests(alone.results, "*.h5")
+
+
+def test_seeds_taken_together_give_the_same_numbers(smoke, fresh):
+    together = fresh()
+    overlay = "{seeds: [[0, 1]], stage2: {benign_data: {spawn_epochs: [[0, 1]]}}}"
+    together.snakemake("--cores", "2", "results/smoke/figures/loo_fig1.csv", overlay=overlay)
+    assert digests(together.results / "figures", "loo_fig1.csv") == digests(smoke.results / "figures", "loo_fig1.csv")
+
+
+def test_long_outputs_are_protected_where_the_study_says_so(fresh):
+    checkout = fresh()
+    target = "results/smoke/runs/benign/epochs-0-2/seed0.h5"
+    checkout.snakemake("--cores", "1", target, overlay="protect: true")
+    assert not (checkout.path / target).stat().st_mode & stat.S_IWUSR
+
+
+def test_the_menu_describes_every_rule(smoke):
+    menu = smoke.snakemake("--list-rules").stdout.split("\n")
+    described = dict(re.fullmatch(r"(\w+) \((.+)\)", line).groups() for line in menu if line)
+    assert {"all", "loo", *FIGURES, "train", "neural_tangents"} <= set(described)
+
+
+def test_the_report_shows_every_figure_with_its_caption(finished):
+    finished.snakemake("--report", "report.html")
+    page = (finished.path / "report.html").read_text()
+    for name in FIGURES:
+        assert f"{name}.svg" in page
+    assert "PGD-3 in the" in page
+
+
+def test_the_default_study_and_the_presets_plan(fresh):
+    checkout = fresh()
+    for preset in ("cifar10", "paper"):
+        shutil.copy(ROOT / "presets" / f"{preset}.yaml", checkout.path / "presets" / "smoke.yaml")
+        assert checkout.planned()["train"] > 0
+
+
+def test_one_process_holds_an_accelerator_at_a_time(finished, monkeypatch):
+    targets = [f"results/smoke/runs/adversarial/epochs-2-4/seed{seed}.h5" for seed in (0, 1)]
+
+    def most_at_once() -> int:
+        for target in targets:
+            (finished.path / target).unlink()
+        output = finished.snakemake(*targets, "--cores", "2").stderr
+        return max(int(count) for count in re.findall(r"Execute (\d+) jobs", output))
+
+    assert most_at_once() == 2
+    # A machine that has the driver's tool is taken for one with an accelerator.
+    tool = finished.path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    assert most_at_once() == 1
+
+
+def test_results_of_studies_do_not_mix(fresh):
+    plan = fresh().snakemake("--dry-run", overlay="study: other").stdout
+    assert "results/other/" in plan
+    assert "results/smoke/" not in plan
+
+
+def test_every_file_of_the_workflow_is_copied_by_the_tests():
+    assert all((ROOT / part).exists() for part in PARTS)
