@@ -1,8 +1,8 @@
 # `make figures` and `make test` set everything up and run; inside the environment the plain tools work as well.
 PYTHON ?= python3
-# The build of JAX: main for the CPU, cuda12 or cuda13 for NVIDIA GPUs.
-JAX ?= main
 VENV := .venv
+# The build of JAX: main for the CPU, cuda12 or cuda13 for NVIDIA GPUs. Unless named, the one already installed.
+JAX ?= $(firstword $(patsubst $(VENV)/ready-%,%,$(wildcard $(VENV)/ready-*)) main)
 READY := $(VENV)/ready-$(JAX)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -25,6 +25,7 @@ environment: $(READY)
 
 $(READY): envs/$(JAX).txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robust-tangents needs Python 3.11 or newer; name one with make PYTHON=...")'
+	@echo "Setting up $(VENV) from envs/$(JAX).txt, once; this takes a minute or two."
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/$(JAX).txt
 	touch $@

@@ -224,14 +224,14 @@ def trained(network):
     rng = np.random.default_rng(4)
     labels = rng.integers(3, size=60)
     patterns = np.array([[0.7, 0.3, 0.3, 0.7], [0.3, 0.7, 0.3, 0.3], [0.3, 0.3, 0.7, 0.7]])
-    images = np.clip(patterns[labels] + rng.normal(0, 0.1, size=(60, 4)), 0, 1)
-    images, labels = jnp.asarray(images.reshape(60, 2, 2, 1), jnp.float32), jnp.asarray(labels)
+    pixels = np.clip(patterns[labels] + rng.normal(0, 0.1, size=(60, 4)), 0, 1)
+    images = jnp.asarray(pixels.reshape(60, 2, 2, 1), jnp.float32)
     spec = {"objective": "standard", "batch_size": 20, "learning_rate": [[0, 0.3]], "momentum": 0.9, "weight_decay": 0}
     state = State.start(*network.init(jax.random.key(1), images))
-    trainer = Trainer(network, images, labels, spec, (0, 0))
+    trainer = Trainer(network, images, jnp.asarray(labels), spec, (0, 0))
     for epoch in range(30):
         [(_, state, _)] = trainer.epoch(state, epoch)
-    return Partial(network.logits, state.params, {}), images, labels
+    return Partial(network.logits, state.params, {}), images, jnp.asarray(labels)
 
 
 @pytest.mark.parametrize("execution", [STEPPED, COMPILED])

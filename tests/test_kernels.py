@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import jax
@@ -15,17 +16,23 @@ from jax.flatten_util import ravel_pytree
 from robust_tangents import models
 from robust_tangents.execution import Execution
 from robust_tangents.kernel_measures import specialization
-from robust_tangents.kernels import _gradients, empirical_kernels
+from robust_tangents.kernels import Kind, _gradients, empirical_kernels
 
 ROOT = Path(__file__).parents[1]
 EXECUTION = Execution("xla", compiled_loops=True)
-SPECS = {
+SPECS: dict[str, dict[str, Any]] = {
     "resnet": {"architecture": "resnet", "width": 2, "blocks": [1, 1]},
     "cnn": {"architecture": "cnn", "widths": [2, 3]},
     "fully connected": {"architecture": "fully_connected", "widths": [5]},
 }
+ALL: tuple[Kind, ...] = ("trace", "class", "full")
 COUNT, CLASSES = 5, 3
 LABELS = np.array([0, 1, 2, 0, 1])
+
+
+def kernels_of(checkpoint, images, kinds=ALL, **options):
+    network, params, batch_stats = checkpoint
+    return empirical_kernels(network, params, batch_stats, images, kinds, **options)
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +65,15 @@ def kernels(checkpoint, images):
 
     def get(name: str):
         if name not in made:
-            made[name] = empirical_kernels(*checkpoint(name), images, ["trace", "class", "full"])
+            made[name] = kernels_of(checkpoint(name), images)
         return made[name]
 
     return get
 
 
-def jacobian(network, params, batch_stats, images) -> np.ndarray:
+def jacobian(checkpoint, images) -> np.ndarray:
     """Of all logits with respect to all parameters, (N, C, P), in float64."""
+    network, params, batch_stats = checkpoint
     flat, unravel = ravel_pytree(params)
     jacobian = jax.jit(jax.jacrev(lambda flat: network.logits(unravel(flat), batch_stats, images)))(flat)
     return np.asarray(jacobian, np.float64)
@@ -82,7 +90,7 @@ def assert_close(kernel, expected):
 
 @pytest.mark.parametrize("name", SPECS)
 def test_kernels_are_inner_products_of_the_rows_of_the_explicit_jacobian(checkpoint, kernels, images, name):
-    rows = jacobian(*checkpoint(name), images)
+    rows = jacobian(checkpoint(name), images)
     by_class = np.einsum("icp,jcp->cij", rows, rows)
     assert_close(kernels(name)["class"], by_class)
     assert_close(kernels(name)["trace"], by_class.mean(axis=0))
@@ -102,7 +110,7 @@ def test_the_three_kinds_hold_the_same_numbers(kernels, name):
 
 @pytest.mark.parametrize("kinds", [["trace"], ["class"], ["class", "trace"], ["full"]])
 def test_only_the_kinds_asked_for_come_back_and_are_the_same(checkpoint, kernels, images, kinds):
-    result = empirical_kernels(*checkpoint("fully connected"), images, kinds)
+    result = kernels_of(checkpoint("fully connected"), images, kinds)
     assert set(result) == set(kinds)
     for kind in kinds:
         assert result[kind].dtype == np.float32
@@ -119,7 +127,7 @@ def test_kernels_are_exactly_symmetric_and_positive_semidefinite_to_rounding(ker
 
 
 def test_the_kernel_of_some_images_is_a_block_of_that_of_all(checkpoint, kernels, images):
-    some = empirical_kernels(*checkpoint("resnet"), images[:3], ["trace", "class", "full"])
+    some = kernels_of(checkpoint("resnet"), images[:3])
     whole = kernels("resnet")
     assert_close(some["trace"], whole["trace"][:3, :3])
     assert_close(some["class"], whole["class"][:, :3, :3])
@@ -141,7 +149,7 @@ def test_any_budget_gives_the_same_kernels(checkpoint, kernels, images, rows, mo
 
     monkeypatch.setattr("robust_tangents.kernels._gradients", counting)
     budget = 2 * rows * 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
-    blocked = empirical_kernels(network, params, batch_stats, images, ["trace", "class", "full"], budget)
+    blocked = empirical_kernels(network, params, batch_stats, images, ALL, budget)
     for kind, kernel in blocked.items():
         assert_close(kernel, kernels("fully connected")[kind])
         np.testing.assert_array_equal(kernel, np.swapaxes(kernel, -1, -2))
@@ -156,7 +164,7 @@ def test_any_budget_gives_the_same_kernels(checkpoint, kernels, images, rows, mo
 
 
 def test_blocks_of_one_row_give_the_same_kernels_of_a_resnet(checkpoint, kernels, images):
-    blocked = empirical_kernels(*checkpoint("resnet"), images, ["trace", "class", "full"], budget=0)
+    blocked = kernels_of(checkpoint("resnet"), images, budget=0)
     for kind, kernel in blocked.items():
         assert_close(kernel, kernels("resnet")[kind])
 

@@ -2,11 +2,13 @@
 
 from functools import partial
 from itertools import product
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from robust_tangents import models
 from robust_tangents.execution import Convolution, Execution, choose
@@ -24,6 +26,10 @@ FULLY_CONNECTED = {"architecture": "fully_connected", "widths": [10_000, 10_000]
 
 def images_of(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).uniform(size=shape), jnp.float32)
+
+
+def apply(module: nn.Module, *arguments, **options) -> Any:
+    return module.apply(*arguments, **options)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +117,7 @@ def test_patches_and_xla_give_the_same_convolution_and_derivatives(size, stride,
 def test_stride_2_pads_only_below_and_to_the_right(implementation):
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     conv = Conv(1, 3, 2, implementation=implementation)
-    y = conv.apply({"params": {"kernel": jnp.ones((3, 3, 1, 1))}}, x)
+    y = apply(conv, {"params": {"kernel": jnp.ones((3, 3, 1, 1))}}, x)
     image = np.arange(16.0).reshape(4, 4)
     expected = [[image[:3, :3].sum(), image[:3, 2:].sum()], [image[2:, :3].sum(), image[2:, 2:].sum()]]
     np.testing.assert_allclose(y[0, ..., 0], expected)
@@ -119,8 +125,9 @@ def test_stride_2_pads_only_below_and_to_the_right(implementation):
 
 def test_both_convolutions_give_the_same_resnet(resnet, batch, initialised):
     patches = models.build(RESNET, 3, Execution("patches", compiled_loops=True))
-    features = [network.features(*initialised, batch)["penultimate"] for network in (resnet, patches)]
-    np.testing.assert_allclose(*features, rtol=1e-4, atol=1e-5)
+    params, batch_stats = initialised
+    features, same = (net.features(params, batch_stats, batch)["penultimate"] for net in (resnet, patches))
+    np.testing.assert_allclose(features, same, rtol=1e-4, atol=1e-5)
 
 
 def test_execution_convolves_and_loops_as_suits_image_and_device():
@@ -202,7 +209,7 @@ def test_batch_norm_after_one_pass_evaluates_with_exactly_that_batch():
     x, other = images_of(3, 2, 2, 4) * 3 + 1, images_of(5, 2, 2, 4, seed=1)
     y, variables = BatchNorm().init_with_output(jax.random.key(0), x, train=True)
     np.testing.assert_allclose(y, normalised(x, *moments(x)), rtol=1e-4, atol=1e-4)
-    evaluated = BatchNorm().apply(variables, other, train=False)
+    evaluated = apply(BatchNorm(), variables, other, train=False)
     np.testing.assert_allclose(evaluated, normalised(other, *moments(x)), rtol=1e-4, atol=1e-4)
     assert not np.any(variables["params"]["offset"])
     assert np.all(variables["params"]["scale"] == 1)
@@ -214,7 +221,7 @@ def test_running_statistics_are_a_debiased_exponential_average():
     variables = {**BatchNorm().init(jax.random.key(0), batches[0], train=True), "params": params}
     mean, variance = (0.1 * moment for moment in moments(batches[0]))
     for batch in batches[1:]:
-        y, updated = BatchNorm().apply(variables, batch, train=True, mutable=["batch_stats"])
+        y, updated = apply(BatchNorm(), variables, batch, train=True, mutable=["batch_stats"])
         variables = {"params": params, **updated}
         np.testing.assert_allclose(y, normalised(batch, *moments(batch), **params), rtol=1e-4, atol=1e-4)
         mean, variance = (0.9 * old + 0.1 * new for old, new in zip((mean, variance), moments(batch), strict=True))
@@ -222,7 +229,7 @@ def test_running_statistics_are_a_debiased_exponential_average():
     assert int(variables["batch_stats"]["count"]) == 4
     x = images_of(2, 3, seed=9)
     expected = normalised(x, mean / correction, variance / correction, **params)
-    np.testing.assert_allclose(BatchNorm().apply(variables, x, train=False), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(apply(BatchNorm(), variables, x, train=False), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_batch_norm_couples_the_images_of_a_batch_in_training_mode_only(resnet, batch, initialised):
@@ -241,7 +248,7 @@ def test_only_training_mode_returns_new_statistics(resnet, batch, initialised, p
     before = jax.tree.map(np.array, batch_stats)
     _, updated = resnet.train(params, batch_stats, batch * 2)
     jax.tree.map(np.testing.assert_array_equal, batch_stats, before)
-    assert jax.tree.structure(updated) == jax.tree.structure(batch_stats)
+    jax.tree.map(lambda new, old: np.testing.assert_equal(new.shape, old.shape), updated, batch_stats)
     assert updated["stem_norm"]["count"] == before["stem_norm"]["count"] + 1
     network, params, none = plain
     assert none == network.train(params, none, batch)[1] == {}
@@ -250,7 +257,8 @@ def test_only_training_mode_returns_new_statistics(resnet, batch, initialised, p
 # Features
 
 
-def check_features(network, params, batch_stats, images, shapes):
+def check_features(network, state, images, shapes):
+    params, batch_stats = state
     head = {"kernel": images_of(*params["logits"]["kernel"].shape), "bias": jnp.array([0.0, 1.0, 2.0])}
     params = {**params, "logits": head}
     features = network.features(params, batch_stats, images)
@@ -265,18 +273,18 @@ def check_features(network, params, batch_stats, images, shapes):
 
 def test_features_of_a_resnet_are_its_stages_and_leave_the_logits_alone(resnet, batch, initialised):
     shapes = {"stem": (2, 5, 5, 4), "group1": (2, 5, 5, 4), "group2": (2, 3, 3, 8), "penultimate": (2, 8)}
-    check_features(resnet, *initialised, batch[:2], shapes)
+    check_features(resnet, initialised, batch[:2], shapes)
 
 
 def test_features_of_a_cnn_are_its_stages_and_leave_the_logits_alone(plain, batch):
     network, *state = plain
-    check_features(network, *state, batch[:2], {"stage1": (2, 5, 5, 2), "stage2": (2, 2, 2, 3), "penultimate": (2, 3)})
+    check_features(network, state, batch[:2], {"stage1": (2, 5, 5, 2), "stage2": (2, 2, 2, 3), "penultimate": (2, 3)})
 
 
 def test_features_of_a_fully_connected_network_are_its_layers_and_leave_the_logits_alone(batch):
     network = models.build(FULLY_CONNECTED | {"widths": [7, 4]}, 3, EXECUTION)
     state = network.init(jax.random.key(2), batch)
-    check_features(network, *state, batch[:2], {"hidden1": (2, 7), "hidden2": (2, 4)})
+    check_features(network, state, batch[:2], {"hidden1": (2, 7), "hidden2": (2, 4)})
 
 
 def test_the_cnn_pools_the_maximum_of_its_first_stage_and_the_mean_of_its_last(plain, batch):
@@ -289,7 +297,7 @@ def test_the_cnn_pools_the_maximum_of_its_first_stage_and_the_mean_of_its_last(p
 
     x = jnp.asarray(windows("stage1", 2).max(axis=(2, 4)))
     for layer in ("stage2_conv1", "stage2_conv2"):
-        x = jax.nn.relu(Conv(3, use_bias=True).apply({"params": params[layer]}, x))
+        x = jax.nn.relu(apply(Conv(3, use_bias=True), {"params": params[layer]}, x))
     np.testing.assert_allclose(features["stage2"], x, rtol=1e-5, atol=1e-6)
     mean = windows("stage2", 1).mean(axis=(2, 4)).reshape(len(batch), -1)
     np.testing.assert_allclose(features["penultimate"], mean, rtol=1e-5, atol=1e-6)

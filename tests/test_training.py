@@ -90,7 +90,7 @@ def train(network, data, start):
         if key not in trainers:
             model = models.Network(network.module, network.classes, execution)
             trainers[key] = Trainer(model, images, data[1], spec, seeds)
-        result = {}
+        result: dict[float, State] = {}
         for epoch in epochs:
             result |= {point: after for point, after, _ in trainers[key].epoch(state, epoch, cuts.get(epoch, ()))}
             state = result[epoch + 1]
@@ -198,7 +198,8 @@ def test_adversarial_steps_are_composed_of_clean_steps_and_attacks_in_evaluation
 
 
 def test_standard_training_moves_the_running_statistics_and_lowers_the_loss(network, data, start):
-    trainer = Trainer(network, *data, STANDARD, (0, 0))
+    images, labels = data
+    trainer = Trainer(network, images, labels, STANDARD, (0, 0))
     state, losses = start, []
     for epoch in range(15):
         [(_, state, loss)] = trainer.epoch(state, epoch)
@@ -217,8 +218,9 @@ def test_standard_training_moves_the_running_statistics_and_lowers_the_loss(netw
 def test_every_image_is_seen_once_per_epoch_and_the_last_batch_is_smaller(batch_size, sizes, execution):
     images = jnp.arange(COUNT, dtype=jnp.float32)[:, None, None, None] / 100
     spec = STANDARD | {"batch_size": batch_size}
-    trainer = Trainer(Recorder(execution), images, jnp.zeros(COUNT, int), spec, (0, 0))
-    [(_, state, _)] = trainer.epoch(trainer.model.start(4, batch_size, 1, 1, 1), 0)
+    model = Recorder(execution)
+    trainer = Trainer(model, images, jnp.zeros(COUNT, int), spec, (0, 0))
+    [(_, state, _)] = trainer.epoch(model.start(4, batch_size, 1, 1, 1), 0)
     assert int(state.batch_stats["batches"]) == trainer.steps_per_epoch == len(sizes)
     seen = np.asarray(state.batch_stats["seen"]).reshape(4, batch_size)
     assert [np.sum(batch >= 0) for batch in seen[: len(sizes)]] == sizes
@@ -238,9 +240,10 @@ def test_fractional_checkpoints_fall_on_the_batches_of_the_papers_code(epoch, st
 
 def test_a_cut_state_has_seen_its_number_of_batches():
     images = jnp.zeros((COUNT, 1, 1, 1))
-    trainer = Trainer(Recorder(COMPILED), images, jnp.zeros(COUNT, int), STANDARD, (0, 0))
+    model = Recorder(COMPILED)
+    trainer = Trainer(model, images, jnp.zeros(COUNT, int), STANDARD, (0, 0))
     # The last two cuts fall on the last batch, that of three images.
-    points = {p: s for p, s, _ in trainer.epoch(trainer.model.start(9, 4, 1, 1, 1), 5, (5.2, 5.5, 5.8, 5.9))}
+    points = {p: s for p, s, _ in trainer.epoch(model.start(9, 4, 1, 1, 1), 5, (5.2, 5.5, 5.8, 5.9))}
     counts = {point: int(state.batch_stats["batches"]) for point, state in points.items()}
     assert counts == {5.2: 1, 5.5: 2, 5.8: 3, 5.9: 3, 6: 3}
 
@@ -287,8 +290,10 @@ def test_stepped_and_compiled_training_agree(train, spec):
 
 
 def test_order_is_a_permutation_of_its_own_for_every_epoch_seed_and_role(network, data):
+    images, labels = data
+
     def order(study=0, run=0, epoch=0, role="order"):
-        return tuple(Trainer(network, *data, STANDARD, (study, run), (role, "attack")).order(epoch).tolist())
+        return tuple(Trainer(network, images, labels, STANDARD, (study, run), (role, "attack")).order(epoch).tolist())
 
     orders = [order(), order(study=1), order(run=1), order(epoch=1), order(role="stage2 order")]
     assert all(sorted(entry) == list(range(COUNT)) for entry in orders)
@@ -305,8 +310,9 @@ def test_attack_noise_is_its_own_for_every_batch_epoch_seed_and_role():
 
     def noise(run=0, role="attack"):
         """The first images of each batch of two epochs."""
-        trainer = Trainer(Recorder(COMPILED), grey, jnp.zeros(COUNT, int), spec, (0, run), ("order", role))
-        state = trainer.model.start(6, 4, 2, 2, 1)
+        model = Recorder(COMPILED)
+        trainer = Trainer(model, grey, jnp.zeros(COUNT, int), spec, (0, run), ("order", role))
+        state = model.start(6, 4, 2, 2, 1)
         for epoch in range(2):
             [(_, state, _)] = trainer.epoch(state, epoch)
         return [batch[:3].tobytes() for batch in np.asarray(state.batch_stats["seen"])]

@@ -54,13 +54,24 @@ def _as_yaml(number: float) -> str:
     return text if "." in text else text.replace("e", ".0e")
 
 
-def _description(error: jsonschema.ValidationError) -> str:
-    """What the schema says of the place of an error, to go on a line."""
-    text = error.schema.get("description", "") if isinstance(error.schema, dict) else ""
+def _description(error: Any, schema: Spec) -> str:
+    """What the schema says of the key of an error; of several descriptions the one nearest to the key's name."""
+    node: Any = schema
+    text, before = schema["description"], None
+    for part in error.absolute_schema_path:
+        if before in ("properties", "patternProperties"):
+            text = ""
+        elif isinstance(node, dict):
+            text = text or node.get("description", "")
+            while part not in node:  # the path is silent about references
+                for name in node["$ref"].removeprefix("#/").split("/"):
+                    node = schema[name] if name == "$defs" else node[name]
+                text = text or node.get("description", "")
+        node, before = node[part], None if before in ("properties", "patternProperties") else part
     return text if text[1:2].isupper() or text[1:2].isdigit() else text[:1].lower() + text[1:]
 
 
-def _explain(error: jsonschema.ValidationError) -> str:
+def _explain(error: Any, schema: Spec) -> str:
     """One line: the key path, what is wrong, what would be right."""
     while error.context:
         # Of several alternatives, report the one that fits best.
@@ -73,10 +84,7 @@ def _explain(error: jsonschema.ValidationError) -> str:
     elif error.validator == "additionalProperties" and isinstance(error.schema, dict):
         known = sorted(error.schema.get("properties", {})) or ["lower-case letters, digits and _"]
         message += f" (known: {', '.join(known)})"
-    hint, same = _description(error), error.parent
-    while not hint and same and same.absolute_path == error.absolute_path:
-        # An alternative is described as a whole.
-        hint, same = _description(same), same.parent
+    hint = _description(error, schema)
     return f"configuration: {path}: {message}" + (f"; {hint}" if hint else "")
 
 
@@ -87,10 +95,11 @@ def validate(configuration: Mapping[str, Any]) -> Spec:
         InputError: it does not follow ``workflow/schemas/config.schema.json``.
     """
     result = copy.deepcopy(dict(configuration))
-    validator = _with_defaults(json.loads(SCHEMA.read_text()))
+    schema = json.loads(SCHEMA.read_text())
+    validator = _with_defaults(schema)
     errors = sorted(validator.iter_errors(result), key=lambda error: len(error.absolute_path), reverse=True)
     if errors:
-        raise InputError(_explain(jsonschema.exceptions.best_match(errors)))
+        raise InputError(_explain(jsonschema.exceptions.best_match(errors), schema))
     return result
 
 
@@ -138,7 +147,7 @@ class Study:
         self.figures: dict[str, Spec] = {name: spec for name, spec in self.config["figures"].items() if spec}
         for figure, spec in self.figures.items():
             self._check_figure(figure, spec)
-        seeds = sum(grouped(self.config["seeds"]), [])
+        seeds = [seed for group in grouped(self.config["seeds"]) for seed in group]
         if len(set(seeds)) < len(seeds):
             raise InputError(f"configuration: seeds: {seeds} repeats a seed; give each once")
 

@@ -80,7 +80,8 @@ class Trainer:
 
     def step_of(self, epoch: float) -> int:
         """Batches of its epoch that a fractional checkpoint has seen: the first count above fraction · batches."""
-        return int(np.floor(epoch % 1 * self.steps_per_epoch)) + 1 if epoch % 1 else 0
+        # Rounded, because 1.9 % 1 is a little less than 0.9.
+        return int(round(epoch % 1 * self.steps_per_epoch, 6)) + 1 if epoch % 1 else 0
 
     def order(self, epoch: int) -> jax.Array:
         """Random order of the training images in one epoch."""
