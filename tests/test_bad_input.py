@@ -23,7 +23,7 @@ def said(result: subprocess.CompletedProcess[str], start: str) -> str:
     [
         ("trainin: {}", ["trainin", "training"]),
         ("runs: {benign: {epoch: 3}}", ["runs.benign", "epoch", "epochs"]),
-        ("training: {momentum: 1e-3}", ["training.momentum", "'1e-3'", "text", "1.0e-03"]),
+        ("training: {momentum: 1e-3}", ["training.momentum", "'1e-3'", "text", "0.001"]),
         ("figures: {loo_fig9: {}}", ["figures", "loo_fig9", "loo_fig1"]),
         ("figures: {loo_fig1: {rows: [{runs: {x: y}, kernel: classes}]}}", ["loo_fig1", "'y'", "benign"]),
         ("attacks: {train: {epsilon: 256}}", ["attacks.train.epsilon", "256", "255"]),

@@ -45,7 +45,14 @@ CONFIGURATION = changed(
     ("training.segment_epochs", 12),
     ("training.checkpoints", [0, 0.5, 1, 2, 3, 4, 6, 8, 10, 12, 13, 14, 16, 18, 20, 22, 24]),
     ("training.evaluation", {"attack": "test", "every": 2, "points": 400}),
-    ("runs.switch.branch", {"run": "benign", "epoch": 12}),
+    (
+        "runs",
+        {
+            "benign": {},
+            "adversarial": {"objective": "adversarial"},
+            "switch": {"objective": "adversarial", "branch": {"run": "benign", "epoch": 12}},
+        },
+    ),
     ("kernels.classes", {"points": 100, "kinds": ["trace", "class"]}),
     ("stage2.benign_data.epochs", 15),
     ("stage2.benign_data.spawn_epochs", [[0, 0.5, 1, 2, 4, 8, 12, 24]]),

@@ -550,7 +550,7 @@ def test_scripts_prepare_data_and_draw_points(cifar10_folder, tmp_path):
         assert artefact.header["device"] == "no JAX device used"
         assert [name.decode() for name in artefact["class_names"]] == ["bird", "dog"]
         np.testing.assert_array_equal(artefact["test/images"], expected.test_images)
-        assert artefact.keys("test") == ["images", "indices", "labels"]
+        assert artefact.names("test") == ["images", "indices", "labels"]
     np.testing.assert_array_equal(train["images"], expected.train_images)
     np.testing.assert_array_equal(train["indices"], expected.train_indices)
 

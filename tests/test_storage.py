@@ -45,7 +45,7 @@ def everything(path: Path) -> tuple:
 def test_round_trip_of_nested_trees(path):
     with storage.read(path, "kind") as artefact:
         assert artefact.names() == sorted(TREE)
-        assert artefact.keys("group") == ["counts", "deep"]
+        assert artefact.names("group") == ["counts", "deep"]
         for name in ("a", "bytes", "empty", "flags", "waves"):
             np.testing.assert_array_equal(artefact[name], TREE[name])
             assert artefact[name].dtype == TREE[name].dtype
