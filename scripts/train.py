@@ -8,8 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from robust_tangents import checkpoints, execution, models, randomness, storage, subsets
-from robust_tangents.attacks import Attack
-from robust_tangents.evaluation import accuracies
+from robust_tangents.evaluation import Robustness, robustness
 from robust_tangents.training import State, Trainer, as_float
 
 
@@ -42,7 +41,8 @@ def train_seed(seed: int, spec: dict, data: storage.Artefact, previous: storage.
         _, state, loss = points[-1]
         if (epoch + 1) % spec["evaluation"]["every"] == 0 or epoch + 1 == stop:
             metrics.append({"epoch": epoch + 1, "loss": loss, **evaluate(epoch + 1, state)})
-            _job.log.info(", ".join(f"{name} {value:.4g}" for name, value in metrics[-1].items()))
+            shown = ("loss", "train_accuracy", "train_robust_accuracy", "test_accuracy", "test_robust_accuracy")
+            _job.log.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {metrics[-1][name]:.4g}" for name in shown))
     return {
         "checkpoints": kept,
         "momentum": jax.device_get(state.momentum),
@@ -51,8 +51,8 @@ def train_seed(seed: int, spec: dict, data: storage.Artefact, previous: storage.
 
 
 def evaluator(network: models.Network, spec: dict, seed: int, data: storage.Artefact):
-    """Function of (epoch, state) that gives clean and robust accuracy on training and test images."""
-    attack = Attack.of(spec["evaluation"]["attack"])
+    """Function of (epoch, state) that gives `robustness` on training and test images, prefixed train_ and test_."""
+    settings = Robustness.of(spec["evaluation"]["attack"])
     parts = {}
     for part in ("train", "test"):
         images, labels = data[f"{part}/images"], data[f"{part}/labels"]
@@ -68,8 +68,8 @@ def evaluator(network: models.Network, spec: dict, seed: int, data: storage.Arte
         result: dict[str, float] = {}
         for part, (images, labels) in parts.items():
             batch_size = min(len(labels), spec["training"]["batch_size"])
-            clean, robust = accuracies(predict, images, labels, key, attack, network.execution, batch_size)
-            result |= {f"{part}_accuracy": clean, f"{part}_robust_accuracy": robust}
+            found = robustness(predict, images, labels, key, settings, network.execution, batch_size)
+            result |= {f"{part}_{name}": value for name, value in found.items()}
         return result
 
     return evaluate

@@ -10,19 +10,9 @@ import numpy as np
 from jax.tree_util import Partial
 
 from robust_tangents import checkpoints, execution, models, randomness, storage
-from robust_tangents.attacks import Attack
-from robust_tangents.errors import InputError
-from robust_tangents.evaluation import accuracies
+from robust_tangents.evaluation import Robustness, robustness
 from robust_tangents.linearization import Linearized
 from robust_tangents.training import State, Trainer, as_float
-
-
-def checkpoint(segments: list[storage.Artefact], seed: int, epoch: float) -> tuple:
-    """Parameters and batch-norm statistics from whichever segment holds the checkpoint."""
-    for segment in segments:
-        if checkpoints.group(seed, epoch) in segment:
-            return checkpoints.load(segment, seed, epoch)
-    raise InputError(f"{', '.join(str(s.path) for s in segments)}: no checkpoint of seed {seed} at epoch {epoch:g}")
 
 
 class Stage2:
@@ -41,24 +31,27 @@ class Stage2:
         )
         self.key = randomness.key(*seeds, "evaluation")
 
-    def evaluate(self, model: models.Network | Linearized, params, batch_stats) -> dict[str, float]:
-        """Clean and robust accuracy on the test set."""
+    def evaluate(self, model: models.Network | Linearized, params, batch_stats) -> dict[str, dict[str, float]]:
+        """Robustness on the test set under each of the attacks, by the attack's name."""
         predict = Partial(model.logits, params, batch_stats)
-        attack = Attack.of(self.spec["evaluation_attack"])
-        images, labels = self.test_images, self.test_labels
-        clean, robust = accuracies(predict, images, labels, self.key, attack, model.execution, self.batch_size)
-        return {"accuracy": clean, "robust_accuracy": robust}
+        images, labels, batch_size = self.test_images, self.test_labels, self.batch_size
+        return {
+            name: robustness(predict, images, labels, self.key, Robustness.of(attack), model.execution, batch_size)
+            for name, attack in self.spec["evaluation_attacks"].items()
+        }
 
-    def spawn(self, parent: tuple) -> dict[str, dict[str, float]]:
+    def spawn(self, parent: tuple) -> dict[str, dict]:
         """Results of the parent itself ("standard") and of each variant trained from it."""
-        result = {"standard": self.evaluate(self.network, *parent)}
+        result: dict[str, dict] = {"standard": self.evaluate(self.network, *parent)}
         for variant in self.spec["variants"]:
             state = State.start(*self.model.start(*parent, centered=variant == "centered"))
             for epoch in range(self.spec["epochs"]):
                 [(_, state, loss)] = self.trainer.epoch(state, epoch)
-            result[variant] = self.evaluate(self.model, state.params, state.batch_stats) | {"loss": loss}
+            result[variant] = {"loss": loss, **self.evaluate(self.model, state.params, state.batch_stats)}
             if variant == "linearized":
                 result[variant]["relative_magnitude"] = self.relative_magnitude(state)
+            if self.spec["keep_networks"]:
+                result[variant]["displacement"] = jax.device_get(state.params)
         return result
 
     def relative_magnitude(self, state: State) -> float:
@@ -78,11 +71,11 @@ def main(options) -> None:
         for seed in spec["seeds"]:
             stage2, rows = Stage2(spec, seed, data), []
             for epoch in _job.progress(spec["spawn_epochs"], f"seed {seed}, spawn epochs"):
-                rows.append(stage2.spawn(checkpoint(segments, seed, epoch)))
-                _job.log.info("seed %d, spawn epoch %g: %s", seed, epoch, rows[-1])
-            result[f"seed{seed}"] = {"spawn_epochs": np.array(spec["spawn_epochs"], np.float64)} | {
-                variant: {name: np.array([row[variant][name] for row in rows]) for name in rows[0][variant]}
-                for variant in rows[0]
+                rows.append(stage2.spawn(checkpoints.load_from(segments, seed, epoch)))
+            # Every value becomes an array over spawn epochs.
+            result[f"seed{seed}"] = {
+                "spawn_epochs": np.array(spec["spawn_epochs"], np.float64),
+                **jax.tree.map(lambda *values: np.stack(values), *rows),
             }
         inputs = {"data": data.checksum} | {
             "/".join(segment.path.parts[-3:-1]): segment.checksum for segment in segments

@@ -54,8 +54,40 @@ CONFIGURATION = changed(
         },
     ),
     ("kernels.classes", {"points": 100, "kinds": ["trace", "class"]}),
-    ("stage2.benign_data.epochs", 15),
-    ("stage2.benign_data.spawn_epochs", [[0, 0.5, 1, 2, 4, 8, 12, 24]]),
+    (
+        "stage2",
+        {
+            "benign_data": {
+                "attack": "train",
+                "batch_size": 100,
+                "epochs": 15,
+                "spawn_epochs": [[0, 0.5, 1, 2, 4, 8, 12, 24]],
+                "evaluation_attacks": ["test"],
+            }
+        },
+    ),
+    (
+        "figures",
+        {
+            "loo_fig1": {
+                "rows": [
+                    {
+                        "runs": {"benign": "benign", "adversarial": "adversarial", "switch": "switch"},
+                        "kernel": "classes",
+                    }
+                ]
+            },
+            "loo_fig2": {
+                "rows": [
+                    {
+                        "parents": {"benign": "benign", "adversarial": "adversarial"},
+                        "stage2": "benign_data",
+                        "attack": "test",
+                    }
+                ]
+            },
+        },
+    ),
     base=yaml.safe_load((ROOT / "config.yaml").read_text()),
 )
 
@@ -81,7 +113,7 @@ def every_spec(study: Study) -> dict[str, Any]:
                 for part in range(len(study.spawn_parts(row["stage2"]))):
                     name = f"stage2/{row['stage2']}/{parent}/{seeds}/{part}"
                     specs[name] = study.stage2_spec(row["stage2"], parent, seeds, part)
-        specs[f"measures/{seeds}"] = study.measures_spec(seeds)
+        specs[f"measures/{seeds}"] = study.measures_spec("classes", seeds)
     # As jobs get them; settings that were no JSON would fail here.
     return {name: json.dumps(spec, sort_keys=True) for name, spec in specs.items()}
 
@@ -116,7 +148,7 @@ def test_training_settings_hold_every_resolved_value(study):
         "epochs": [12, 24],
         "checkpoints": checkpoints,
         "evaluation": {
-            "attack": {"epsilon": 0.15, "steps": 20, "step_size": None, "random_start": True},
+            "attack": {"epsilon": 0.15, "steps": 20, "step_size": None, "random_start": True, "margin_restarts": 1},
             "every": 2,
             "points": 400,
         },
@@ -144,7 +176,7 @@ def test_settings_of_data_subsets_kernels_and_measures(study):
         "kinds": ["trace", "class"],
         "budget_mb": 2048,
     }
-    assert study.measures_spec("seed0") == {"seeds": [0], "until": None}
+    assert study.measures_spec("classes", "seed0") == {"seeds": [0], "until": None}
 
 
 def test_settings_of_second_stages_come_in_parts():
@@ -156,7 +188,7 @@ def test_settings_of_second_stages_come_in_parts():
     assert spec["variants"] == ["linearized", "centered"]
     assert spec["epochs"] == 15
     assert spec["training"]["attack"]["steps"] == 7
-    assert spec["evaluation_attack"]["steps"] == 20
+    assert spec["evaluation_attacks"]["test"]["steps"] == 20
     assert study.stage2_segments("benign_data", "benign", 0) == [Segment("benign", 0, 12)]
     assert study.stage2_segments("benign_data", "benign", 2) == [Segment("benign", 12, 24)]
     one = Study(changed(("stage2.benign_data.spawn_epochs", [[12, 24, 0]])))
@@ -306,7 +338,8 @@ def test_captions_tell_the_settings(study):
     about = study.about("loo_fig1")
     assert about["data"] == "Digits"
     assert "width 8" in about["model"]
-    assert about["attacks"].count("0.15") == 2
+    assert about["attacks"].count("0.15") == 1
+    assert study.about("loo_fig2")["attacks"].count("0.15") == 2
     assert about["epochs"] == "24"
     assert about["seeds"] == "3 seeds (0, 1, 2)"
 
@@ -333,7 +366,7 @@ AMOUNT = "an integer is a numerator over 255"
         ("trainings", {}, "the top level", ["trainings", "known: ", "training"]),
         ("training.learning_rates", [[0, 1]], "training", ["learning_rates", "learning_rate,"]),
         ("runs.benign.batchsize", 3, "runs.benign", ["batchsize", "batch_size"]),
-        ("figures.loo_fig3", {}, "figures", ["loo_fig3", "known: loo_fig1"]),
+        ("figures.loo_fig3", {}, "figures", ["loo_fig3", "loo_fig1"]),
         ("models.resnet.widht", 8, "models.resnet", ["widht", "architecture, blocks, width"]),
         ("models.resnet.architecture", "resnt", "models.resnet.architecture", ["resnt", "resnet", "fully_connected"]),
         ("models.resnet.architecture", MISSING, "models.resnet", ["'architecture' is a required property"]),
@@ -369,7 +402,7 @@ AMOUNT = "an integer is a numerator over 255"
         ("training.evaluation.attack", "tset", "runs.benign.evaluation.attack", ["'tset' in attacks"]),
         ("runs.switch.branch.run", "begin", "runs.switch.branch.run", ["'begin' in runs", "benign"]),
         ("stage2.benign_data.attack", "tset", "stage2.benign_data.attack", ["'tset' in attacks"]),
-        ("stage2.benign_data.evaluation_attack", "a", "stage2.benign_data.evaluation_attack", ["'a' in attacks"]),
+        ("stage2.benign_data.evaluation_attacks", ["a"], "stage2.benign_data.evaluation_attacks", ["'a' in attacks"]),
         ("figures.loo_fig1.rows.0.runs.new", "b", "figures.loo_fig1.rows.0.runs.new", ["'b' in runs", "benign"]),
         ("figures.loo_fig1.rows.0.kernel", "k", "figures.loo_fig1.rows.0.kernel", ["'k' in kernels", "classes"]),
         ("figures.loo_fig2.rows.0.parents.new", "b", "figures.loo_fig2.rows.0.parents.new", ["'b' in runs"]),
@@ -478,4 +511,4 @@ def test_the_schema_is_one_and_the_filled_configuration_follows_it(schema):
     assert validate(filled) == filled
     assert filled != CONFIGURATION
     assert filled["training"]["momentum"] == 0.9
-    assert filled["figures"]["loo_fig1"]["until"] is None
+    assert filled["kernels"]["classes"]["until"] is None

@@ -14,14 +14,27 @@ Predictor = Callable[[jax.Array], jax.Array]
 """Images (B, H, W, C) to logits (B, classes). A `jax.tree_util.Partial`, so that parameters are not compiled in."""
 
 
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("epsilon", "step_size", "steps", "random_start", "on_margin"),
+    meta_fields=(),
+)
 @dataclass(frozen=True)
 class Attack:
-    """Projected gradient descent in the ℓ∞ ball of radius ``epsilon`` and the box [0, 1] (pixel units)."""
+    """Projected gradient descent in the ℓ∞ ball of radius ``epsilon`` and the box [0, 1] (pixel units).
+
+    A pytree of numbers, so that all attacks on a predictor share one compiled program.
+
+    Attributes:
+        on_margin: increase the margin max_{j≠y} f_j − f_y (Carlini & Wagner 2017), whose gradient does not depend on
+            how confident the predictor is, instead of the cross-entropy.
+    """
 
     epsilon: float
     step_size: float
     steps: int
     random_start: bool
+    on_margin: bool = False
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "Attack":
@@ -31,20 +44,23 @@ class Attack:
         return cls(spec["epsilon"], step_size, steps, spec["random_start"])
 
 
-def _margin(predict: Predictor, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """Sum over images of m = log Σ_{j≠y} exp(f_j) − f_y, for which the cross-entropy is log(1 + exp m).
+def _summed_loss(predict: Predictor, images: jax.Array, labels: jax.Array, on_margin: bool | jax.Array) -> jax.Array:
+    """Sum over images of what an attack increases; the sum, so that images do not share their gradients' scale.
 
-    The cross-entropy's gradient is a positive multiple of ∇m, image by image, so both have the same sign; but in
-    float32 it rounds to zero for confident predictors, which would pass for robustness. ∇m never does.
+    For the cross-entropy this is m = log Σ_{j≠y} exp(f_j) − f_y, of which it is the monotone function log(1 + exp m).
+    Its gradient is a positive multiple of ∇m, image by image, so both have the same sign; but in float32 it rounds to
+    zero for confident predictors, which would pass for robustness. ∇m never does.
     """
     logits = predict(images)
     true = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    return jnp.sum(jax.nn.logsumexp(logits, axis=-1, where=~true) - jnp.sum(logits, axis=-1, where=true))
+    highest = jnp.max(logits, axis=-1, where=~true, initial=-jnp.inf)
+    others = jnp.where(on_margin, highest, jax.nn.logsumexp(logits, axis=-1, where=~true))
+    return jnp.sum(others - jnp.sum(logits, axis=-1, where=true))
 
 
-@partial(jax.jit, static_argnames="attack")
+@jax.jit
 def _pgd_step(predict: Predictor, x: jax.Array, images: jax.Array, labels: jax.Array, attack: Attack) -> jax.Array:
-    gradient = jax.grad(_margin, argnums=1)(predict, x, labels)
+    gradient = jax.grad(_summed_loss, argnums=1)(predict, x, labels, attack.on_margin)
     x = jnp.clip(x + attack.step_size * jnp.sign(gradient), 0, 1)
     return images + jnp.clip(x - images, -attack.epsilon, attack.epsilon)
 
@@ -52,9 +68,9 @@ def _pgd_step(predict: Predictor, x: jax.Array, images: jax.Array, labels: jax.A
 def pgd(
     predict: Predictor, images: jax.Array, labels: jax.Array, key: jax.Array, attack: Attack, execution: Execution
 ) -> jax.Array:
-    """Untargeted PGD on the cross-entropy with true labels; the last iterate.
+    """Untargeted PGD with true labels; the last iterate.
 
-    x ← clip(x + α sign ∇ₓ CE(f(x), y), 0, 1), then x ← x₀ + clip(x − x₀, −ε, ε), from x₀ + U(−ε, ε) clipped to the
+    x ← clip(x + α sign ∇ₓ L(f(x), y), 0, 1), then x ← x₀ + clip(x − x₀, −ε, ε), from x₀ + U(−ε, ε) clipped to the
     box (or from x₀).
 
     Args:
@@ -68,8 +84,6 @@ def pgd(
 
     Source: Loo et al. 2022, section 2; authors' code (their start point, which adds the noise twice, is not kept).
     """
-    x = images
-    if attack.random_start:
-        noise = jax.random.uniform(key, images.shape, images.dtype, -attack.epsilon, attack.epsilon)
-        x = jnp.clip(images + noise, 0, 1)
+    noise = jax.random.uniform(key, images.shape, images.dtype, -1, 1) * attack.epsilon * attack.random_start
+    x = jnp.clip(images + noise, 0, 1)
     return execution.loop(0, attack.steps, lambda _, x: _pgd_step(predict, x, images, labels, attack), x)

@@ -1,5 +1,6 @@
 """Where training states lie inside the files of segments."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from robust_tangents.errors import InputError
@@ -19,6 +20,15 @@ def load(segment: Artefact, seed: int, epoch: float) -> tuple[Any, Any]:
         raise InputError(f"{segment.path}: holds no checkpoint of seed {seed} at epoch {epoch:g}")
     checkpoint = segment[name]
     return checkpoint["params"], checkpoint.get("batch_stats", {})
+
+
+def load_from(segments: Sequence[Artefact], seed: int, epoch: float) -> tuple[Any, Any]:
+    """As `load`, from whichever of several segments holds the checkpoint."""
+    for segment in segments:
+        if group(seed, epoch) in segment:
+            return load(segment, seed, epoch)
+    names = ", ".join(str(segment.path) for segment in segments)
+    raise InputError(f"{names}: no checkpoint of seed {seed} at epoch {epoch:g}")
 
 
 def load_state(segment: Artefact, seed: int, epoch: int) -> State:

@@ -218,7 +218,8 @@ class Study:
     def _check_stage2(self, name: str) -> None:
         spec, path = self.config["stage2"][name], f"stage2.{name}"
         self.attack(spec["attack"], f"{path}.attack")
-        self.attack(spec["evaluation_attack"], f"{path}.evaluation_attack")
+        for attack in spec["evaluation_attacks"]:
+            self.attack(attack, f"{path}.evaluation_attacks")
 
     def _check_figure(self, figure: str, spec: Spec) -> None:
         for number, row in enumerate(spec["rows"]):
@@ -226,11 +227,29 @@ class Study:
             for label, run in row.get("runs", {}).items():
                 self.run(run, f"{path}.runs.{label}")
                 self._check_points(row["kernel"], run, f"{path}.kernel")
+                if "epochs" in row and row["epochs"].get(label) not in self.checkpoints(run):
+                    raise InputError(
+                        f"configuration: {path}.epochs.{label}: {row['epochs'].get(label)} is no checkpoint of {run!r}"
+                    )
+            if "epochs" in row and "class" not in self.config["kernels"][row["kernel"]]["kinds"]:
+                raise InputError(f"configuration: {path}.kernel: {row['kernel']!r} has no class kernels")
             for label, parent in row.get("parents", {}).items():
                 run = self.run(parent, f"{path}.parents.{label}")
                 stage2 = self._entry("stage2", row["stage2"], f"{path}.stage2")
+                if row["attack"] not in stage2["evaluation_attacks"]:
+                    raise InputError(
+                        f"configuration: {path}.attack: {row['attack']!r} is none of stage2.{row['stage2']}."
+                        f"evaluation_attacks, {', '.join(stage2['evaluation_attacks'])}"
+                    )
+                offered = list(chain(*grouped(stage2["spawn_epochs"])))
+                if missing := [epoch for epoch in row.get("spawn_epochs", []) if epoch not in offered]:
+                    raise InputError(
+                        f"configuration: {path}.spawn_epochs: {missing[0]:g} is none of stage2.{row['stage2']}"
+                    )
+                if "spawn_epochs" in row and not stage2["keep_networks"]:
+                    raise InputError(f"configuration: stage2.{row['stage2']}.keep_networks: must be true for {figure}")
                 kept = self.checkpoints(parent)
-                for epoch in chain(*grouped(stage2["spawn_epochs"])):
+                for epoch in offered:
                     if epoch > run["epochs"]:
                         problem = f"is beyond the last epoch of {parent!r}, {run['epochs']}"
                     elif epoch not in kept:
@@ -326,7 +345,9 @@ class Study:
         """The attack of a training, or nothing where it has no influence."""
         if spec["objective"] == "standard":
             return {"attack": None, "adversarial_steps": None}
-        return {"attack": self.attack(spec["attack"], path), "adversarial_steps": spec["adversarial_steps"]}
+        attack = self.attack(spec["attack"], path)
+        del attack["margin_restarts"]  # plays its part in evaluations only
+        return {"attack": attack, "adversarial_steps": spec["adversarial_steps"]}
 
     def kernel_spec(self, kernel: str, segment: Segment, seeds: str) -> Spec:
         """Settings of the kernels of all checkpoints of a segment."""
@@ -337,9 +358,9 @@ class Study:
             **{key: self.config["kernels"][kernel][key] for key in ("kinds", "budget_mb")},
         }
 
-    def measures_spec(self, seeds: str) -> Spec:
+    def measures_spec(self, kernel: str, seeds: str) -> Spec:
         """Settings of measuring the kernels along a run."""
-        return {"seeds": self.seed_groups[seeds], "until": self.figures["loo_fig1"]["until"]}
+        return {"seeds": self.seed_groups[seeds], "until": self.config["kernels"][kernel]["until"]}
 
     def stage2_spec(self, name: str, parent: str, seeds: str, part: int) -> Spec:
         """Settings of one job of a second stage."""
@@ -353,7 +374,33 @@ class Study:
             "variants": spec["variants"],
             "epochs": spec["epochs"],
             "spawn_epochs": self.spawn_parts(name)[part],
-            "evaluation_attack": self.attack(spec["evaluation_attack"], ""),
+            "evaluation_attacks": {attack: self.attack(attack, "") for attack in spec["evaluation_attacks"]},
+            "keep_networks": spec["keep_networks"],
+        }
+
+    def eigenvectors_spec(self, seeds: str) -> Spec:
+        """Settings of the images that maximise the alignment with kernel eigenvectors."""
+        row = self.figures["loo_eigenvectors"]["rows"][0]
+        return {
+            "seeds": self.seed_groups[seeds],
+            "model": self.config["models"][self.runs[next(iter(row["runs"].values()))]["model"]],
+            **{key: row[key] for key in ("class", "eigenvectors", "steps", "step_size")},
+        }
+
+    def transfer_spec(self, seeds: str) -> Spec:
+        """Settings of measuring the transfer of attacks between the networks of a second stage."""
+        row = self.figures["loo_transfer"]["rows"][0]
+        stage2 = self.config["stage2"][row["stage2"]]
+        attack = self.attack(row["attack"], "")
+        del attack["margin_restarts"]
+        return {
+            "study_seed": self.config["seed"],
+            "seeds": self.seed_groups[seeds],
+            "model": self.config["models"][self.runs[next(iter(row["parents"].values()))]["model"]],
+            "variants": stage2["variants"],
+            "batch_size": stage2["batch_size"],
+            "spawn_epochs": row["spawn_epochs"],
+            "attack": attack,
         }
 
     def spawn_parts(self, name: str) -> list[list[float]]:
@@ -375,12 +422,20 @@ class Study:
         sources = {self.config["data"][self.runs[run]["data"]]["source"] for run in runs}
         return ", ".join(sorted(_TITLES[source] for source in sources))
 
+    def eigenvectors_title(self) -> str:
+        """Data and class behind the eigenvector images."""
+        row = self.figures["loo_eigenvectors"]["rows"][0]
+        return f"{self.title(row['runs'].values())}, class {row['class']}"
+
     def about(self, figure: str) -> dict[str, str]:
         """What a caption has to say of the settings behind a figure."""
         rows = self.figures[figure]["rows"]
         names = dict.fromkeys(run for row in rows for run in {**row.get("runs", {}), **row.get("parents", {})}.values())
         runs = [self.runs[name] for name in names]
-        attacks = {name: self.attack(name, "") for run in runs for name in (run["attack"], run["evaluation"]["attack"])}
+        used = [run["attack"] for run in runs if run["objective"] == "adversarial"]
+        used += [self.config["stage2"][row["stage2"]]["attack"] for row in rows if "stage2" in row]
+        used += [row["attack"] for row in rows if "attack" in row]
+        attacks = {name: self.attack(name, "") for name in used}
 
         def listed(texts: Iterable[str]) -> str:
             return "; ".join(dict.fromkeys(texts))

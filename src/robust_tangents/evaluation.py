@@ -1,14 +1,39 @@
-"""Accuracy on clean and attacked images."""
+"""Accuracy on clean and attacked images, and whether the attack can be believed."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from robust_tangents.attacks import Attack, Predictor, pgd
 from robust_tangents.execution import Execution
 from robust_tangents.training import as_float
+
+CHECKS = {
+    "robust_above_clean": "robust accuracy is above clean accuracy",
+    "fewer_steps_stronger": "an attack with half the steps is stronger",
+    "smaller_ball_stronger": "an attack in half the ball is stronger",
+    "masked_gradients": "the cross-entropy's input gradient is exactly zero for some images",
+}
+"""What must not be true of a robust accuracy that is to be believed."""
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """How robust accuracy is measured: PGD on the cross-entropy and, with restarts, on the margin."""
+
+    attack: Attack
+    margin_restarts: int
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> "Robustness":
+        """From the resolved settings of an attack."""
+        return cls(Attack.of(spec), spec["margin_restarts"])
 
 
 @jax.jit
@@ -16,35 +41,141 @@ def _correct(predict: Predictor, images: jax.Array, labels: jax.Array) -> jax.Ar
     return jnp.argmax(predict(images), axis=-1) == labels
 
 
-def _attacked(predict, images, labels, key, attack, execution):
-    attacked = pgd(predict, images, labels, key, attack, execution)
-    return _correct(predict, attacked, labels)
+@jax.jit
+def _zero_gradient(predict: Predictor, images: jax.Array, labels: jax.Array) -> jax.Array:
+    def loss(images: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(predict(images), labels).sum()
+
+    return jnp.all(jax.grad(loss)(images) == 0, axis=(1, 2, 3))
 
 
-_compiled = partial(jax.jit, static_argnames=("attack", "execution"))(_attacked)
+def spread(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Rows of each batch, spread evenly over 0 … count − 1, and how many of them count.
+
+    A smaller batch is filled up with repeated rows, so that one compiled program serves all.
+    """
+    batches = -(-count // batch_size)
+    for batch in range(batches):
+        rows = np.arange(batch, count, batches)
+        yield np.resize(rows, min(batch_size, count)), len(rows)
 
 
-def accuracies(
+def _survives(
+    predict: Predictor, images: jax.Array, labels: jax.Array, key: jax.Array, attack: Attack, execution: Execution
+) -> jax.Array:
+    return _correct(predict, pgd(predict, images, labels, key, attack, execution), labels)
+
+
+_compiled = partial(jax.jit, static_argnames="execution")(_survives)
+
+
+def robustness(
     predict: Predictor,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    settings: Robustness,
+    execution: Execution,
+    batch_size: int,
+) -> dict[str, float]:
+    """Clean and robust accuracy with the figures that tell whether to believe the latter.
+
+    An image counts as robust if it is classified correctly after every attack: PGD on the cross-entropy, and PGD of
+    the same strength on the margin with ``margin_restarts`` random starts.
+
+    Args:
+        images: (N, H, W, channels), 8-bit or in [0, 1]; evaluated in batches that are spread over the whole set.
+        key: for random starts.
+
+    Returns:
+        Fractions of images: ``accuracy``; ``robust_accuracy``, the worst of the attacks image by image;
+        ``pgd_accuracy`` and ``margin_accuracy`` for each kind of attack alone; ``zero_gradient``, those whose
+        cross-entropy has an input gradient of exactly zero in float32. On the first batch only, ``checked_accuracy``,
+        ``half_steps_accuracy`` and ``half_epsilon_accuracy`` under PGD on the cross-entropy as set, with half the
+        steps, and in half the ball. And 0 or 1 for each of `CHECKS`.
+    """
+    run = _compiled if execution.compiled_loops else _survives
+    attack, count = settings.attack, len(labels)
+    margin = replace(attack, on_margin=True, random_start=attack.random_start or settings.margin_restarts > 1)
+    totals = dict.fromkeys(("accuracy", "robust_accuracy", "pgd_accuracy", "margin_accuracy", "zero_gradient"), 0.0)
+    checked: dict[str, float] = {}
+    for batch, (rows, kept) in enumerate(spread(count, batch_size)):
+        x, y, key_of_batch = as_float(images[rows]), labels[rows], jax.random.fold_in(key, batch)
+        keys = [jax.random.fold_in(key_of_batch, start) for start in range(settings.margin_restarts + 1)]
+        pgd_survived = run(predict, x, y, keys[0], attack, execution=execution)[:kept]
+        margin_survived = jnp.ones(kept, bool)
+        for restart in keys[1:]:
+            margin_survived &= run(predict, x, y, restart, margin, execution=execution)[:kept]
+        found = {
+            "accuracy": _correct(predict, x, y)[:kept],
+            "robust_accuracy": pgd_survived & margin_survived,
+            "pgd_accuracy": pgd_survived,
+            "margin_accuracy": margin_survived,
+            "zero_gradient": _zero_gradient(predict, x, y)[:kept],
+        }
+        for name, values in found.items():
+            totals[name] += float(values.sum()) / count
+        if batch == 0:
+            weaker = {
+                "half_steps": replace(attack, steps=(attack.steps + 1) // 2),
+                "half_epsilon": replace(attack, epsilon=attack.epsilon / 2, step_size=attack.step_size / 2),
+            }
+            checked["checked_accuracy"] = float(pgd_survived.mean())
+            for name, weak in weaker.items():
+                checked[f"{name}_accuracy"] = float(
+                    run(predict, x, y, keys[0], weak, execution=execution)[:kept].mean()
+                )
+            checked["checked_images"] = kept
+    return {**totals, **checked, **failed_checks({**totals, **checked})}
+
+
+def failed_checks(record: Mapping[str, float]) -> dict[str, float]:
+    """Which of `CHECKS` fail for the accuracies of `robustness`, as 0 or 1.
+
+    Accuracies under a weaker attack may be lower by chance: two standard errors √(p (1 − p) / n) and one image are
+    allowed. Masked gradients fail as soon as one image in a hundred has none.
+    """
+    strong, count = record["checked_accuracy"], record["checked_images"]
+    noise = 2 * np.sqrt(strong * (1 - strong) / count) + 1 / count
+    return {
+        "robust_above_clean": float(record["robust_accuracy"] > record["accuracy"]),
+        "fewer_steps_stronger": float(record["half_steps_accuracy"] < strong - noise),
+        "smaller_ball_stronger": float(record["half_epsilon_accuracy"] < strong - noise),
+        "masked_gradients": float(record["zero_gradient"] > 0.01),
+    }
+
+
+def transfer_matrix(
+    predictors: Sequence[Predictor],
     images: jax.Array,
     labels: jax.Array,
     key: jax.Array,
     attack: Attack,
     execution: Execution,
     batch_size: int,
-) -> tuple[float, float]:
-    """Clean and robust accuracy, each the fraction of all images that is classified correctly.
+) -> np.ndarray:
+    """Accuracy of every predictor on attacks made on every predictor, (sources, targets), as fractions of images.
 
-    Robust: after `attacks.pgd` with true labels on every image, last iterate, one restart. The result does not depend
-    on ``batch_size`` but for the noise of the random start.
+    Attacked images stay floating-point numbers. The diagonal is the white-box ``pgd_accuracy`` of `robustness` with
+    the same key and batches.
     """
-    clean, robust = [], []
-    for begin in range(0, len(labels), batch_size):
-        # The last batch is filled up with repeated images, so that one compiled program serves all.
-        rows = np.arange(begin, begin + batch_size) % len(labels)
-        kept = min(batch_size, len(labels) - begin)
+    run = partial(jax.jit, static_argnames="execution")(pgd) if execution.compiled_loops else pgd
+    correct = np.zeros((len(predictors), len(predictors)))
+    for batch, (rows, kept) in enumerate(spread(len(labels), batch_size)):
         x, y = as_float(images[rows]), labels[rows]
-        run = _compiled if execution.compiled_loops else _attacked
-        clean.append(_correct(predict, x, y)[:kept])
-        robust.append(run(predict, x, y, jax.random.fold_in(key, begin), attack=attack, execution=execution)[:kept])
-    return float(jnp.concatenate(clean).mean()), float(jnp.concatenate(robust).mean())
+        start = jax.random.fold_in(jax.random.fold_in(key, batch), 0)
+        for source, predict in enumerate(predictors):
+            attacked = run(predict, x, y, start, attack, execution=execution)
+            for target, other in enumerate(predictors):
+                correct[source, target] += float(_correct(other, attacked, y)[:kept].sum())
+    return correct / len(labels)
+
+
+def stronger_than_white_box(matrix: np.ndarray, count: int) -> np.ndarray:
+    """Targets that an attack made on another source hurts more than one made on themselves, beyond chance, (targets,).
+
+    Two standard errors of the white-box accuracy and one image are allowed. True is a sign of masked gradients.
+    """
+    white = np.diagonal(matrix)
+    noise = 2 * np.sqrt(white * (1 - white) / count) + 1 / count
+    return np.asarray(matrix).min(axis=0) < white - noise

@@ -1,8 +1,9 @@
 """Stochastic gradient descent on clean and adversarial images, in pieces that can be stopped and taken up again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,7 +17,9 @@ from robust_tangents.execution import Execution
 
 
 class Model(Protocol):
-    """What can be trained: `models.Network`, or a network linearised around a checkpoint."""
+    """What can be trained: `models.Network`, or a network linearised around a checkpoint. Equal ones share programs."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def execution(self) -> Execution: ...
@@ -96,63 +99,67 @@ class Trainer:
         """
         rate = jnp.float32(learning_rate(self.spec["learning_rate"], epoch))
         order, key = self.order(epoch), randomness.key(*self.seeds, self.roles[1], epoch)
+        step, steps = _programs(self.model, json.dumps(self.spec, sort_keys=True))
         batch_size, begin = self.spec["batch_size"], 0
         full = len(self.labels) // batch_size
         total = jnp.zeros(())
         for point, end in [*((cut, self.step_of(cut)) for cut in cuts), (epoch + 1, self.steps_per_epoch)]:
             if begin < (stop := min(end, full)):
-                state, loss = self._steps(self.images, self.labels, state, order, key, rate, begin, stop)
+                state, loss = steps(self.images, self.labels, state, order, key, rate, begin, stop)
                 total = total + loss
             if begin <= full < end:
                 rest = order[full * batch_size :]
                 noise = jax.random.fold_in(key, full)
-                state, loss = self._step(state, self.images[rest], self.labels[rest], noise, rate)
+                state, loss = step(state, self.images[rest], self.labels[rest], noise, rate)
                 total = total + loss
             yield point, state, float(total) / end
             begin = end
 
-    @cached_property
-    def _steps(self):
-        batch_size = self.spec["batch_size"]
 
-        def steps(images, labels, state, order, key, rate, begin, end):
-            def body(i, carry):
-                state, total = carry
-                rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
-                state, loss = self._step(state, images[rows], labels[rows], jax.random.fold_in(key, i), rate)
-                return state, total + loss
+@cache
+def _programs(model: Model, settings: str) -> tuple[Callable, Callable]:
+    """One step, and many steps over a data set, compiled once for all seeds and checkpoints of a job.
 
-            return self.model.execution.loop(begin, end, body, (state, jnp.zeros(())))
+    Args:
+        settings: the trainer's ``spec`` as JSON.
+    """
+    spec = json.loads(settings)
+    batch_size = spec["batch_size"]
+    attack = Attack.of(spec["attack"]) if spec["objective"] == "adversarial" else None
 
-        return self.model.execution.compile(steps)
+    @jax.jit
+    def descend(state: State, images, labels, rate) -> tuple[State, jax.Array]:
+        def loss(params):
+            logits, batch_stats = model.train(params, state.batch_stats, images)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), batch_stats
 
-    @cached_property
-    def _step(self):
-        spec, model = self.spec, self.model
-        attack = Attack.of(spec["attack"]) if spec["objective"] == "adversarial" else None
+        (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        if spec["weight_decay"]:
+            gradient = jax.tree.map(lambda g, p: g + spec["weight_decay"] * p, gradient, state.params)
+        trace = optax.trace(spec["momentum"])
+        update, memory = trace.update(gradient, optax.TraceState(state.momentum))
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, update)
+        return State(params, batch_stats, memory.trace), value
 
-        @jax.jit
-        def descend(state: State, images, labels, rate) -> tuple[State, jax.Array]:
-            def loss(params):
-                logits, batch_stats = model.train(params, state.batch_stats, images)
-                return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), batch_stats
+    def step(state: State, images, labels, key, rate) -> tuple[State, jax.Array]:
+        images = as_float(images)
+        if attack is None:
+            return descend(state, images, labels, rate)
+        if spec["adversarial_steps"] == "alternate":
+            state, _ = descend(state, images, labels, rate)
+        predict = Partial(model.logits, state.params, state.batch_stats)
+        attacked = pgd(predict, images, labels, key, attack, model.execution)
+        return descend(state, attacked, labels, rate)
 
-            (value, batch_stats), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-            if spec["weight_decay"]:
-                gradient = jax.tree.map(lambda g, p: g + spec["weight_decay"] * p, gradient, state.params)
-            trace = optax.trace(spec["momentum"])
-            update, memory = trace.update(gradient, optax.TraceState(state.momentum))
-            params = jax.tree.map(lambda p, u: p - rate * u, state.params, update)
-            return State(params, batch_stats, memory.trace), value
+    step = model.execution.compile(step)
 
-        def step(state: State, images, labels, key, rate) -> tuple[State, jax.Array]:
-            images = as_float(images)
-            if attack is None:
-                return descend(state, images, labels, rate)
-            if spec["adversarial_steps"] == "alternate":
-                state, _ = descend(state, images, labels, rate)
-            predict = Partial(model.logits, state.params, state.batch_stats)
-            attacked = pgd(predict, images, labels, key, attack, model.execution)
-            return descend(state, attacked, labels, rate)
+    def steps(images, labels, state, order, key, rate, begin, end) -> tuple[State, jax.Array]:
+        def body(i, carry):
+            state, total = carry
+            rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
+            state, loss = step(state, images[rows], labels[rows], jax.random.fold_in(key, i), rate)
+            return state, total + loss
 
-        return model.execution.compile(step)
+        return model.execution.loop(begin, end, body, (state, jnp.zeros(())))
+
+    return step, model.execution.compile(steps)

@@ -90,7 +90,7 @@ def previous_segment(wildcards):
 
 
 def kernels_along_run(wildcards):
-    until = study.figures["loo_fig1"]["until"]
+    until = study.config["kernels"][wildcards.kernel]["until"]
     names = [segment.name for segment in study.segments(wildcards.run, until)]
     return [f"{results}/kernels/{wildcards.kernel}/{name}/{wildcards.seeds}.h5" for name in names]
 
@@ -101,15 +101,16 @@ def segments_of_stage2(wildcards):
 
 
 def curves(figure, runs, paths):
-    """Rows of a figure: title, and for every curve the files of all seeds, which ``paths(row, run, seeds)`` lists."""
+    """Rows of a figure: its settings, its title, and for every curve the files of all seeds.
+
+    ``paths(row, run, seeds)`` lists the files of one run, the seeds being those that one job takes.
+    """
     return [
         {
+            **row,
             "title": study.title(row[runs].values()),
             "curves": [
-                {
-                    "label": label,
-                    "files": [path for seeds in study.seed_groups for path in paths(row, run, seeds)],
-                }
+                {"label": label, "files": [path for seeds in study.seed_groups for path in paths(row, run, seeds)]}
                 for label, run in row[runs].items()
             ],
         }
@@ -126,9 +127,57 @@ def stage2_files(row, run, seeds):
     return [f"{results}/stage2/{row['stage2']}/{run}/{seeds}/part{part}.h5" for part in parts]
 
 
+def transfer_networks(seeds):
+    """Per parent, the files of its checkpoints and of the networks spawned from them at the figure's spawn epochs."""
+    row = study.figures["loo_transfer"]["rows"][0]
+    parts = [i for i, epochs in enumerate(study.spawn_parts(row["stage2"])) if set(epochs) & set(row["spawn_epochs"])]
+    networks = []
+    for label, run in row["parents"].items():
+        needed = dict.fromkeys(s for part in parts for s in study.stage2_segments(row["stage2"], run, part))
+        networks.append(
+            {
+                "label": label,
+                "segments": [f"{results}/runs/{segment.name}/{seeds}.h5" for segment in needed],
+                "stage2": [f"{results}/stage2/{row['stage2']}/{run}/{seeds}/part{part}.h5" for part in parts],
+            }
+        )
+    return networks
+
+
+def transfer_inputs(wildcards):
+    return [path for parent in transfer_networks(wildcards.seeds) for path in parent["segments"] + parent["stage2"]]
+
+
+def eigenvector_networks(seeds):
+    """Per network of the figure, its label, epoch, and the files of its checkpoint and kernels."""
+    row = study.figures["loo_eigenvectors"]["rows"][0]
+    networks = []
+    for label, run in row["runs"].items():
+        epoch = row["epochs"][label]
+        segment = study.checkpoints(run)[epoch].name
+        files = [f"{results}/runs/{segment}/{seeds}.h5", f"{results}/kernels/{row['kernel']}/{segment}/{seeds}.h5"]
+        networks.append([label, f"{epoch:g}", *files])
+    return networks
+
+
+def eigenvector_inputs(wildcards):
+    return list(dict.fromkeys(path for network in eigenvector_networks(wildcards.seeds) for path in network[2:]))
+
+
+def eigenvector_subset(wildcards):
+    row = study.figures["loo_eigenvectors"]["rows"][0]
+    data = study.runs[next(iter(row["runs"].values()))]["data"]
+    return f"{results}/data/{data}/{row['kernel']}/{wildcards.seeds}.h5"
+
+
 def files(rows):
     """All files behind the curves of a figure."""
     return [path for row in rows for curve in row["curves"] for path in curve["files"]]
+
+
+def figures_like(ending):
+    """Figures of the study that are drawn alike: those whose names end so."""
+    return [name for name in study.figures if name.endswith(ending)]
 
 
 def figures(prefix=""):

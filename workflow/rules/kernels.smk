@@ -39,7 +39,7 @@ rule measure_kernels:
         "../../envs/main.yaml"
     threads: 1
     params:
-        spec=lambda wildcards: to_json(study.measures_spec(wildcards.seeds)),
+        spec=lambda wildcards: to_json(study.measures_spec(wildcards.kernel, wildcards.seeds)),
     shell:
         "python {input.code[0]:q} --spec {params.spec:q} --kernels {input.kernels:q}"
         " --out {output:q} --threads {threads} --log {log:q}"

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,11 @@ Params = Any
 BatchStats = Any
 
 
+@partial(jax.jit, static_argnames="module")
+def _init(module: nn.Module, key: jax.Array, images: jax.Array) -> Any:
+    return module.init(key, images, train=True)
+
+
 @dataclass(frozen=True)
 class Network:
     """A network without state: every method takes parameters and batch-norm statistics and returns new ones."""
@@ -30,7 +36,7 @@ class Network:
     def init(self, key: jax.Array, images: jax.Array) -> tuple[Params, BatchStats]:
         """Parameters drawn from ``key``; batch-norm statistics of one training-mode pass over ``images``."""
 
-        variables = jax.jit(lambda key, images: self.module.init(key, images, train=True))(key, images)
+        variables = _init(self.module, key, images)
         return variables["params"], variables.get("batch_stats", {})
 
     def train(self, params: Params, batch_stats: BatchStats, images: jax.Array) -> tuple[jax.Array, BatchStats]:

@@ -1,0 +1,83 @@
+"""Measure how attacks made on each network of a second stage, and on its parents, fool all the others."""
+
+import _job
+
+import operator
+from contextlib import ExitStack
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from robust_tangents import checkpoints, execution, models, randomness, storage
+from robust_tangents.attacks import Attack
+from robust_tangents.errors import InputError
+from robust_tangents.evaluation import stronger_than_white_box, transfer_matrix
+from robust_tangents.linearization import Linearized
+
+
+def predictors(network: models.Network, stage2: storage.Artefact, segments: list, seed: int, spec: dict) -> dict:
+    """Standard and first-order networks of one parent, by (variant, spawn epoch)."""
+    model, result = Linearized(network), {}
+    epochs = stage2[f"seed{seed}/spawn_epochs"].tolist()
+    for row, epoch in enumerate(epochs):
+        if epoch not in spec["spawn_epochs"]:
+            continue
+        parent = checkpoints.load_from(segments, seed, epoch)
+        result["standard", epoch] = Partial(network.logits, *parent)
+        for variant in spec["variants"]:
+            name = f"seed{seed}/{variant}/displacement"
+            if name not in stage2:
+                raise InputError(f"{stage2.path}: holds no networks; set keep_networks for this second stage")
+            displacement = jax.tree.map(operator.itemgetter(row), stage2[name])
+            _, point = model.start(*parent, centered=variant == "centered")
+            result[variant, epoch] = Partial(model.logits, displacement, point)
+    return result
+
+
+def main(options) -> None:
+    spec = options.spec
+    result: dict[str, dict] = {}
+    with ExitStack() as stack:
+        opened: dict[str, storage.Artefact] = {}
+
+        def read(path: str, kind: str) -> storage.Artefact:
+            if path not in opened:
+                opened[path] = stack.enter_context(storage.read(path, kind))
+            return opened[path]
+
+        data = read(options.data, "data")
+        images, labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
+        network = models.build(spec["model"], len(data["class_names"]), execution.choose(images.shape[1:]))
+        batch_size = min(spec["batch_size"], len(labels))
+        for seed in _job.progress(spec["seeds"], "seeds"):
+            networks: dict[tuple, Partial] = {}
+            for files in options.networks:
+                segments = [read(path, "segment") for path in files["segments"]]
+                for path in files["stage2"]:
+                    found = predictors(network, read(path, "stage 2"), segments, seed, spec)
+                    networks |= {(files["label"], *name): predict for name, predict in found.items()}
+            key = randomness.key(spec["study_seed"], seed, "evaluation")
+            attack = Attack.of(spec["attack"])
+            every = list(networks.values())
+            matrix = transfer_matrix(every, images, labels, key, attack, network.execution, batch_size)
+            result[f"seed{seed}"] = {
+                "accuracy": matrix,
+                "stronger_than_white_box": stronger_than_white_box(matrix, len(labels)),
+                "networks": np.array([f"{parent}|{variant}|{epoch:g}" for parent, variant, epoch in networks]),
+            }
+        # Without the folder of the study, so that equal work in another study gives equal files.
+        inputs = {"/".join(Path(path).parts[2:]): artefact.checksum for path, artefact in opened.items()}
+    storage.write(options.out, kind="transfer", data=result, spec=spec, inputs=inputs)
+
+
+if __name__ == "__main__":
+    parser = _job.parser(__doc__)
+    parser.add_argument("--data", required=True, help="data artefact")
+    parser.add_argument(
+        "--networks", type=_job.json.loads, required=True, help="JSON list: label, segments, stage2 of each parent"
+    )
+    parser.add_argument("--out", required=True, help="transfer artefact to write")
+    _job.run(main, parser)

@@ -1,0 +1,87 @@
+"""From artefacts to the long tables that figures are drawn from: one row per value."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robust_tangents import storage
+
+ACCURACIES = ("accuracy", "robust_accuracy", "pgd_accuracy", "margin_accuracy", "zero_gradient")
+
+
+def kernel_measures(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Columns row, panel, run, seed, epoch, value; velocity lies at the middle between its checkpoints.
+
+    Args:
+        rows: rows of a figure: ``title``, and ``curves`` with ``label`` and the ``files`` of kind "kernel measures".
+    """
+    tables = []
+    for row in rows:
+        for curve in row["curves"]:
+            for path in curve["files"]:
+                with storage.read(path, "kernel measures") as measures:
+                    for seed in measures.names():
+                        for panel, (epochs, values) in _panels(measures[seed]).items():
+                            columns = {"row": row["title"], "panel": panel, "run": curve["label"]}
+                            columns |= {"seed": int(seed.removeprefix("seed")), "epoch": epochs, "value": values}
+                            tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _panels(measured: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    epochs = measured["epochs"]
+    panels = {
+        "velocity": ((epochs[1:] + epochs[:-1]) / 2, measured["velocity"]),
+        "distance_to_final": (epochs, measured["distance_to_final"]),
+        "effective_rank": (epochs, measured["effective_rank"]),
+    }
+    if "specialization" in measured:
+        diagonal = np.diagonal(measured["specialization"], axis1=1, axis2=2)
+        panels["specialization"] = (epochs, diagonal.mean(axis=1))
+    return panels
+
+
+def second_stages(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Columns row, panel, parent, network, seed, epoch (of spawning), value.
+
+    Panels are those of ACCURACIES that a network has under the row's attack, and relative_magnitude.
+
+    Args:
+        rows: rows of a figure: ``title``, ``attack``, and ``curves`` with ``label`` and the ``files`` of kind
+            "stage 2".
+    """
+    tables = []
+    for row in rows:
+        for curve in row["curves"]:
+            for path in curve["files"]:
+                with storage.read(path, "stage 2") as stage2:
+                    for seed in stage2.names():
+                        epochs = stage2[f"{seed}/spawn_epochs"]
+                        for network in set(stage2.names(seed)) - {"spawn_epochs"}:
+                            names = {panel: f"{seed}/{network}/{row['attack']}/{panel}" for panel in ACCURACIES}
+                            names["relative_magnitude"] = f"{seed}/{network}/relative_magnitude"
+                            for panel, name in names.items():
+                                if name in stage2:
+                                    columns = {"row": row["title"], "panel": panel, "parent": curve["label"]}
+                                    columns |= {"network": network, "seed": int(seed.removeprefix("seed"))}
+                                    tables.append(pd.DataFrame({**columns, "epoch": epochs, "value": stage2[name]}))
+    table = pd.concat(tables, ignore_index=True)
+    return table.sort_values(["row", "parent", "network", "panel", "seed", "epoch"], kind="stable", ignore_index=True)
+
+
+def transfer(paths: Iterable[str]) -> pd.DataFrame:
+    """Columns source, target, seed, value (accuracy of the target on attacks made on the source).
+
+    Sources and targets read "parent, variant, epoch", in the order of the files of kind "transfer".
+    """
+    tables = []
+    for path in paths:
+        with storage.read(path, "transfer") as measured:
+            for seed in measured.names():
+                names = [name.decode().replace("|", ", ") for name in measured[f"{seed}/networks"]]
+                table = pd.DataFrame(measured[f"{seed}/accuracy"], index=names, columns=names)
+                table = table.rename_axis("source").melt(ignore_index=False, var_name="target").reset_index()
+                tables.append(table.assign(seed=int(seed.removeprefix("seed"))))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,27 @@
+if "loo_eigenvectors" in study.figures:
+
+    rule visualise_eigenvectors:
+        """Images that maximise the alignment with top eigenvectors of a class kernel."""
+        input:
+            code=code("visualise_eigenvectors.py"),
+            networks=eigenvector_inputs,
+            subset=eigenvector_subset,
+        output:
+            "<results>/eigenvectors/{seeds}.h5",
+        log:
+            "<logs>/eigenvectors/{seeds}.log",
+        benchmark:
+            "<benchmarks>/eigenvectors/{seeds}.tsv"
+        conda:
+            "../../envs/main.yaml"
+        threads: jax_threads
+        resources:
+            gpu=gpus,
+        params:
+            spec=lambda wildcards: to_json(study.eigenvectors_spec(wildcards.seeds)),
+            networks=lambda wildcards: [
+                word for network in eigenvector_networks(wildcards.seeds) for word in ("--network", *network)
+            ],
+        shell:
+            "python {input.code[0]:q} --spec {params.spec:q} {params.networks:q} --subset {input.subset:q}"
+            " --out {output:q} --threads {threads} --log {log:q}"
