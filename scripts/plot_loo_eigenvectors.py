@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from robust_tangents import storage
-from robust_tangents.eigenvectors import white_noise_share
 from robust_tangents.figures import loo_eigenvectors, style
 
 
@@ -16,8 +15,8 @@ def _texts(array: np.ndarray) -> list[str]:
     return [text.decode() for text in array]
 
 
-def values(path: str) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]], list[float]]:
-    """Of one artefact: a table with one row per image, the images of its first seed, and natural images' shares."""
+def values(path: str) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]], list[float], float]:
+    """Of one artefact: a table with a row per image, its first seed's images, the shares of real images and noise."""
     tables, images, natural = [], {}, []
     with storage.read(path, "eigenvector images") as artefact:
         directions, networks = _texts(artefact["directions"]), _texts(artefact["networks"])
@@ -30,20 +29,20 @@ def values(path: str) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]], l
                 natural.append(float(made["natural_low_frequency_share"]))
                 if seed == artefact.spec["seeds"][0]:
                     images[network] = dict(zip(directions, made["images"], strict=True))
-    return pd.concat(tables), images, natural
+        noise = float(artefact["white_noise_share"])
+    return pd.concat(tables), images, natural, noise
 
 
 def main(options) -> None:
     spec = options.spec
-    tables, images, natural = zip(*map(values, spec["files"]), strict=True)
+    tables, images, natural, noise = zip(*map(values, spec["files"]), strict=True)
     table = pd.concat(tables)
-    first = next(iter(next(iter(images[0].values())).values()))
     figure = loo_eigenvectors.eigenvector_images(
         images[0],
         table,
         spec["style"]["colours"],
         spec["title"],
-        white_noise_share(*first.shape[:2]),
+        noise[0],
         float(np.mean(np.concatenate(natural))),
     )
     style.save(figure, table, options.out.with_suffix(""), spec["style"]["dpi"])

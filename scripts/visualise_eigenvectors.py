@@ -63,6 +63,7 @@ def main(options) -> None:
                     made = visualise(spec, segment, kernels, seed, float(epoch), points, labels)
                     made["natural_low_frequency_share"] = eigenvectors.low_frequency_share(natural).mean()
                     result.setdefault(f"seed{seed}", {})[label] = made
+    result["white_noise_share"] = eigenvectors.white_noise_share(*points.shape[1:3])
     result["directions"] = eigenvectors.panels(spec["eigenvectors"])[0]
     result["networks"] = [label for label, *_ in options.network]
     spec["networks"] = {label: {"epoch": float(epoch)} for label, epoch, *_ in options.network}

@@ -101,6 +101,12 @@ def test_results_that_cannot_be_written_are_named(fresh):
     assert "out/digits.h5" in said(result, "prepare_data: ")
 
 
+def test_a_place_where_no_results_can_be_written_is_named_before_anything_starts(fresh):
+    checkout = fresh()
+    (checkout.path / "results").write_text("")
+    assert "writ" in said(checkout.snakemake("--cores", "1", check=False), "results: ")
+
+
 def test_inspect_describes_a_whole_artefact(finished):
     command = [sys.executable, "scripts/inspect.py", "--verify", SEGMENT]
     output = subprocess.run(command, cwd=finished.path, capture_output=True, text=True, check=True).stdout

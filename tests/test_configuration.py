@@ -9,8 +9,9 @@ import jsonschema
 import pytest
 import yaml
 
-from robust_tangents.configuration import SCHEMA, Segment, Study, grouped, seeds_label, validate
+from robust_tangents.configuration import Segment, Study, grouped, seeds_label
 from robust_tangents.errors import InputError
+from robust_tangents.schema import SCHEMA, validate
 
 ROOT = Path(__file__).parents[1]
 MISSING = object()

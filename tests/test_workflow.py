@@ -133,8 +133,9 @@ def test_a_figure_plans_only_its_ancestors(fresh):
 
 def test_a_figure_that_needs_early_epochs_trains_no_further(fresh):
     assert fresh().planned("loo_fig1", overlay="kernels: {classes: {until: 2}}")["train"] == 4
+    early = "{stage2: {benign_data: {spawn_epochs: [0, 1]}}, figures: {loo_transfer: null}}"
     # Spawn epochs 0 and 1 lie in the first segment of each parent.
-    assert fresh("b").planned("loo_fig2", overlay="stage2: {benign_data: {spawn_epochs: [0, 1]}}")["train"] == 4
+    assert fresh("b").planned("loo_fig2", overlay=early)["train"] == 4
 
 
 def test_how_much_one_job_takes_is_configuration(fresh):
@@ -158,7 +159,7 @@ def test_any_number_of_cores_gives_identical_artefacts(smoke, fresh):
 
 def test_seeds_taken_together_give_the_same_numbers(smoke, fresh):
     together = fresh()
-    overlay = "{seeds: [[0, 1]], stage2: {benign_data: {spawn_epochs: [[0, 1]]}}}"
+    overlay = "seeds: [[0, 1]]"
     together.snakemake("--cores", "2", "results/smoke/figures/loo_fig1.csv", overlay=overlay)
     assert digests(together.results / "figures", "loo_fig1.csv") == digests(smoke.results / "figures", "loo_fig1.csv")
 

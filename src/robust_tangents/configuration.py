@@ -4,22 +4,13 @@ The workflow asks a `Study` what to run; scripts get plain dictionaries that hol
 job's settings change if and only if its work does.
 """
 
-import copy
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from robust_tangents.errors import InputError
-
-SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.json"
-
-Spec = dict[str, Any]
+from robust_tangents.schema import Spec, validate
 
 PAPERS = {"loo": "Evolution of neural tangent kernels (Loo et al. 2022)"}
 
@@ -30,77 +21,6 @@ _TITLES = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
 }
-
-
-def _with_defaults(schema: Spec) -> jsonschema.Draft202012Validator:
-    """A validator that also fills in the defaults of the schema."""
-    validate_properties = jsonschema.Draft202012Validator.VALIDATORS["properties"]
-
-    def fill(validator, properties, instance, schema):
-        if validator.is_type(instance, "object"):
-            for name, subschema in properties.items():
-                if isinstance(subschema, dict) and "default" in subschema:
-                    instance.setdefault(name, copy.deepcopy(subschema["default"]))
-        yield from validate_properties(validator, properties, instance, schema)
-
-    return jsonschema.validators.extend(jsonschema.Draft202012Validator, {"properties": fill})(schema)
-
-
-def _as_yaml(number: float) -> str:
-    """A number as YAML reads it: with a decimal point before an exponent."""
-    if number.is_integer():
-        return str(int(number))
-    text = repr(number)
-    return text if "." in text else text.replace("e", ".0e")
-
-
-def _description(error: Any, schema: Spec) -> str:
-    """What the schema says of the key of an error; of several descriptions the one nearest to the key's name."""
-    node: Any = schema
-    text, before = schema["description"], None
-    for part in error.absolute_schema_path:
-        if before in ("properties", "patternProperties"):
-            text = ""
-        elif isinstance(node, dict):
-            text = text or node.get("description", "")
-            while part not in node:  # the path is silent about references
-                for name in node["$ref"].removeprefix("#/").split("/"):
-                    node = schema[name] if name == "$defs" else node[name]
-                text = text or node.get("description", "")
-        node, before = node[part], None if before in ("properties", "patternProperties") else part
-    return text if text[1:2].isupper() or text[1:2].isdigit() else text[:1].lower() + text[1:]
-
-
-def _explain(error: Any, schema: Spec) -> str:
-    """One line: the key path, what is wrong, what would be right."""
-    while error.context:
-        # Of several alternatives, report the one that fits best.
-        error = jsonschema.exceptions.best_match(error.context)
-    path = ".".join(str(part) for part in error.absolute_path) or "the top level"
-    message = error.message
-    if error.validator == "type" and isinstance(error.instance, str):
-        with suppress(ValueError):
-            message += f" (YAML reads {error.instance!r} as text; write {_as_yaml(float(error.instance))})"
-    elif error.validator == "additionalProperties" and isinstance(error.schema, dict):
-        known = sorted(error.schema.get("properties", {})) or ["lower-case letters, digits and _"]
-        message += f" (known: {', '.join(known)})"
-    hint = _description(error, schema)
-    return f"configuration: {path}: {message}" + (f"; {hint}" if hint else "")
-
-
-def validate(configuration: Mapping[str, Any]) -> Spec:
-    """The configuration with all defaults filled in.
-
-    Raises:
-        InputError: it does not follow ``workflow/schemas/config.schema.json``.
-    """
-    result = copy.deepcopy(dict(configuration))
-    schema = json.loads(SCHEMA.read_text())
-    validator = _with_defaults(schema)
-    errors = sorted(validator.iter_errors(result), key=lambda error: len(error.absolute_path), reverse=True)
-    if errors:
-        raise InputError(_explain(jsonschema.exceptions.best_match(errors), schema))
-    return result
 
 
 def grouped(entries: Sequence[Any]) -> list[list[Any]]:
@@ -231,8 +151,10 @@ class Study:
                     raise InputError(
                         f"configuration: {path}.epochs.{label}: {row['epochs'].get(label)} is no checkpoint of {run!r}"
                     )
-            if "epochs" in row and "class" not in self.config["kernels"][row["kernel"]]["kinds"]:
-                raise InputError(f"configuration: {path}.kernel: {row['kernel']!r} has no class kernels")
+            if "kernel" in row:
+                needed = "class" if "epochs" in row else "trace"
+                if needed not in self.config["kernels"][row["kernel"]]["kinds"]:
+                    raise InputError(f"configuration: kernels.{row['kernel']}.kinds: {figure} needs {needed}; add it")
             for label, parent in row.get("parents", {}).items():
                 run = self.run(parent, f"{path}.parents.{label}")
                 stage2 = self._entry("stage2", row["stage2"], f"{path}.stage2")

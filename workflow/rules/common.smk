@@ -18,6 +18,9 @@ except InputError as error:
     sys.exit(str(error))
 
 results = f"results/{study.name}"
+place = next(path for path in (Path(results), *Path(results).parents) if path.exists())
+if not place.is_dir() or not os.access(place, os.W_OK):
+    sys.exit(f"{place}: results cannot be written here; make it a folder that you may write to, or use --directory")
 segments = study.segments_by_name
 
 # Jobs run the Python that runs Snakemake (unless --sdm puts a conda environment in front of it).
