@@ -129,14 +129,19 @@ def robustness(
     return {**totals, **checked, **failed_checks({**totals, **checked})}
 
 
+def _chance(accuracy: Any, count: float) -> Any:
+    """How much two accuracies on the same images may differ by chance: two standard errors and one image."""
+    return 2 * np.sqrt(accuracy * (1 - accuracy) / count) + 1 / count
+
+
 def failed_checks(record: Mapping[str, float]) -> dict[str, float]:
     """Which of `CHECKS` fail for the accuracies of `robustness`, as 0 or 1.
 
     Accuracies under a weaker attack may be lower by chance: two standard errors √(p (1 − p) / n) and one image are
-    allowed. Masked gradients fail as soon as one image in a hundred has none.
+    allowed. Masked gradients fail as soon as more than one image in a hundred has none.
     """
-    strong, count = record["checked_accuracy"], record["checked_images"]
-    noise = 2 * np.sqrt(strong * (1 - strong) / count) + 1 / count
+    strong = record["checked_accuracy"]
+    noise = _chance(strong, record["checked_images"])
     return {
         "robust_above_clean": float(record["robust_accuracy"] > record["accuracy"]),
         "fewer_steps_stronger": float(record["half_steps_accuracy"] < strong - noise),
@@ -177,5 +182,4 @@ def stronger_than_white_box(matrix: np.ndarray, count: int) -> np.ndarray:
     Two standard errors of the white-box accuracy and one image are allowed. True is a sign of masked gradients.
     """
     white = np.diagonal(matrix)
-    noise = 2 * np.sqrt(white * (1 - white) / count) + 1 / count
-    return np.asarray(matrix).min(axis=0) < white - noise
+    return np.asarray(matrix).min(axis=0) < white - _chance(white, count)

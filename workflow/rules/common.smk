@@ -78,18 +78,29 @@ def data_file(run):
     return f"{results}/data/{study.runs[run]['data']}.h5"
 
 
+def subset_file(run, kernel, seeds):
+    return f"{results}/data/{study.runs[run]['data']}/{kernel}/{seeds}.h5"
+
+
+def segment_file(segment, seeds):
+    return f"{results}/runs/{segment.name}/{seeds}.h5"
+
+
+def stage2_file(stage2, run, seeds, part):
+    return f"{results}/stage2/{stage2}/{run}/{seeds}/part{part}.h5"
+
+
 def data_of_segment(wildcards):
     return data_file(segments[wildcards.segment].run)
 
 
 def subset_of_segment(wildcards):
-    data = study.runs[segments[wildcards.segment].run]["data"]
-    return f"{results}/data/{data}/{wildcards.kernel}/{wildcards.seeds}.h5"
+    return subset_file(segments[wildcards.segment].run, wildcards.kernel, wildcards.seeds)
 
 
 def previous_segment(wildcards):
     previous = study.previous(segments[wildcards.segment])
-    return f"{results}/runs/{previous.name}/{wildcards.seeds}.h5" if previous else []
+    return segment_file(previous, wildcards.seeds) if previous else []
 
 
 def kernels_along_run(wildcards):
@@ -100,7 +111,7 @@ def kernels_along_run(wildcards):
 
 def segments_of_stage2(wildcards):
     needed = study.stage2_segments(wildcards.stage2, wildcards.run, int(wildcards.part))
-    return [f"{results}/runs/{segment.name}/{wildcards.seeds}.h5" for segment in needed]
+    return [segment_file(segment, wildcards.seeds) for segment in needed]
 
 
 def curves(figure, runs, paths):
@@ -127,7 +138,7 @@ def measures_files(row, run, seeds):
 
 def stage2_files(row, run, seeds):
     parts = range(len(study.spawn_parts(row["stage2"])))
-    return [f"{results}/stage2/{row['stage2']}/{run}/{seeds}/part{part}.h5" for part in parts]
+    return [stage2_file(row["stage2"], run, seeds, part) for part in parts]
 
 
 def transfer_networks(seeds):
@@ -140,8 +151,8 @@ def transfer_networks(seeds):
         networks.append(
             {
                 "label": label,
-                "segments": [f"{results}/runs/{segment.name}/{seeds}.h5" for segment in needed],
-                "stage2": [f"{results}/stage2/{row['stage2']}/{run}/{seeds}/part{part}.h5" for part in parts],
+                "segments": [segment_file(segment, seeds) for segment in needed],
+                "stage2": [stage2_file(row["stage2"], run, seeds, part) for part in parts],
             }
         )
     return networks
@@ -157,9 +168,9 @@ def eigenvector_networks(seeds):
     networks = []
     for label, run in row["runs"].items():
         epoch = row["epochs"][label]
-        segment = study.checkpoints(run)[epoch].name
-        files = [f"{results}/runs/{segment}/{seeds}.h5", f"{results}/kernels/{row['kernel']}/{segment}/{seeds}.h5"]
-        networks.append([label, f"{epoch:g}", *files])
+        segment = study.checkpoints(run)[epoch]
+        kernels = f"{results}/kernels/{row['kernel']}/{segment.name}/{seeds}.h5"
+        networks.append([label, f"{epoch:g}", segment_file(segment, seeds), kernels])
     return networks
 
 
@@ -169,8 +180,7 @@ def eigenvector_inputs(wildcards):
 
 def eigenvector_subset(wildcards):
     row = study.figures["loo_eigenvectors"]["rows"][0]
-    data = study.runs[next(iter(row["runs"].values()))]["data"]
-    return f"{results}/data/{data}/{row['kernel']}/{wildcards.seeds}.h5"
+    return subset_file(next(iter(row["runs"].values())), row["kernel"], wildcards.seeds)
 
 
 def files(rows):

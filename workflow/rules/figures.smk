@@ -163,4 +163,4 @@ if "loo_eigenvectors" in study.figures:
                 }
             ),
         shell:
-            "python {input.code[0]:q} --spec {params.spec:q}" " --out {output.pdf:q} --log {log:q}"
+            "python {input.code[0]:q} --spec {params.spec:q} --out {output.pdf:q} --log {log:q}"
