@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
 # Jobs of a study share compiled programs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.getcwd(), ".jax-cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_THREEFRY_PARTITIONABLE", "1")
 
 _held: list[Any] = []  # open lock files; closed, and so released, when the process ends

@@ -17,8 +17,8 @@ from robust_tangents.figures import loo_eigenvectors
 from robust_tangents.kernels import empirical_kernels
 from robust_tangents.models.layers import BatchNorm
 
-EXECUTION = Execution("patches", compiled_loops=True)
-STEPPED = Execution("patches", compiled_loops=False)
+EXECUTION = Execution("rows", compiled_loops=True)
+STEPPED = Execution("rows", compiled_loops=False)
 CLASSES, C = 3, 1
 GREY = jnp.full((3, 2, 1), 0.5)
 LABELS = np.array([0, 1, 2, 1, 0, 2, 1])

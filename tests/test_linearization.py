@@ -16,7 +16,7 @@ from robust_tangents.linearization import Linearized
 from robust_tangents.models.layers import BatchNorm
 from robust_tangents.training import State, Trainer
 
-EXECUTION = Execution("patches", compiled_loops=True)
+EXECUTION = Execution("rows", compiled_loops=True)
 CLASSES = 3
 STEPS = {"batch_size": 4, "learning_rate": [[0, 0.1]], "momentum": 0.9, "weight_decay": 0}
 STANDARD = STEPS | {"objective": "standard"}

@@ -73,9 +73,10 @@ def test_networks_of_the_papers_have_their_number_of_parameters(spec, classes, s
 
 def test_resnet18_has_62_parameter_arrays_and_20_batch_norm_layers():
     network = models.build(RESNET18, 10, EXECUTION)
-    params, batch_stats = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    assert len(jax.tree.leaves(params)) == 62
-    assert len(jax.tree.leaves(batch_stats)) == 3 * 20  # mean, variance, count
+    init = partial(network.module.init, train=True)
+    variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert len(jax.tree.leaves(variables["params"])) == 62
+    assert len(jax.tree.leaves(variables["batch_stats"])) == 3 * 20  # mean, variance, count
 
 
 def test_default_sizes_are_those_of_the_papers():
@@ -92,8 +93,8 @@ def test_an_unknown_architecture_is_refused():
 # Convolution
 
 
-@pytest.mark.parametrize(("size", "stride", "shape"), list(product((1, 3), (1, 2), ((6, 6), (7, 5)))))
-def test_patches_and_xla_give_the_same_convolution_and_derivatives(size, stride, shape):
+@pytest.mark.parametrize(("size", "stride", "shape"), list(product((1, 3), (1, 2), ((6, 6), (7, 5), (2, 2), (1, 1)))))
+def test_rows_and_xla_give_the_same_convolution_and_derivatives(size, stride, shape):
     x, dx = images_of(2, *shape, 3), images_of(2, *shape, 3, seed=1) - 0.5
     params = Conv(4, size, stride, use_bias=True).init(jax.random.key(0), x)
     params = jax.tree.map(lambda p: p + 0.1, params)
@@ -107,13 +108,13 @@ def test_patches_and_xla_give_the_same_convolution_and_derivatives(size, stride,
         return y, dy, pull_back(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
 
     with jax.default_matmul_precision("highest"):
-        xla, patches = everything("xla"), everything("patches")
+        xla, rows = everything("xla"), everything("rows")
     assert xla[0].shape == (2, -(-shape[0] // stride), -(-shape[1] // stride), 4)
-    for a, b in zip(jax.tree.leaves(xla), jax.tree.leaves(patches), strict=True):
+    for a, b in zip(jax.tree.leaves(xla), jax.tree.leaves(rows), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("implementation", ["xla", "patches"])
+@pytest.mark.parametrize("implementation", ["xla", "rows"])
 def test_stride_2_pads_only_below_and_to_the_right(implementation):
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     conv = Conv(1, 3, 2, implementation=implementation)
@@ -124,14 +125,14 @@ def test_stride_2_pads_only_below_and_to_the_right(implementation):
 
 
 def test_both_convolutions_give_the_same_resnet(resnet, batch, initialised):
-    patches = models.build(RESNET, 3, Execution("patches", compiled_loops=True))
+    by_rows = models.build(RESNET, 3, Execution("rows", compiled_loops=True))
     params, batch_stats = initialised
-    features, same = (net.features(params, batch_stats, batch)["penultimate"] for net in (resnet, patches))
+    features, same = (net.features(params, batch_stats, batch)["penultimate"] for net in (resnet, by_rows))
     np.testing.assert_allclose(features, same, rtol=1e-4, atol=1e-5)
 
 
 def test_execution_convolves_and_loops_as_suits_image_and_device():
-    assert choose((8, 8, 1), "cpu") == Execution("patches", compiled_loops=True)
+    assert choose((8, 8, 1), "cpu") == Execution("rows", compiled_loops=True)
     assert choose((32, 32, 3), "cpu") == Execution("xla", compiled_loops=False)
     assert choose((8, 8, 1), "gpu") == Execution("xla", compiled_loops=True)
     assert choose((32, 32, 3), "gpu") == Execution("xla", compiled_loops=True)

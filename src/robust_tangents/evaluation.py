@@ -37,16 +37,20 @@ class Robustness:
 
 
 @jax.jit
-def _correct(predict: Predictor, images: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.argmax(predict(images), axis=-1) == labels
+def _clean(predict: Predictor, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether each image is classified correctly, and whether its cross-entropy has a gradient of exactly zero."""
+
+    def loss(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = predict(images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum(), logits
+
+    gradient, logits = jax.grad(loss, has_aux=True)(images)
+    return jnp.argmax(logits, axis=-1) == labels, jnp.all(gradient == 0, axis=(1, 2, 3))
 
 
 @jax.jit
-def _zero_gradient(predict: Predictor, images: jax.Array, labels: jax.Array) -> jax.Array:
-    def loss(images: jax.Array) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(predict(images), labels).sum()
-
-    return jnp.all(jax.grad(loss)(images) == 0, axis=(1, 2, 3))
+def _correct(predict: Predictor, images: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.argmax(predict(images), axis=-1) == labels
 
 
 def spread(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -106,12 +110,13 @@ def robustness(
         margin_survived = jnp.ones(kept, bool)
         for restart in keys[1:]:
             margin_survived &= run(predict, x, y, restart, margin, execution=execution)[:kept]
+        correct, without_gradient = _clean(predict, x, y)
         found = {
-            "accuracy": _correct(predict, x, y)[:kept],
+            "accuracy": correct[:kept],
             "robust_accuracy": pgd_survived & margin_survived,
             "pgd_accuracy": pgd_survived,
             "margin_accuracy": margin_survived,
-            "zero_gradient": _zero_gradient(predict, x, y)[:kept],
+            "zero_gradient": without_gradient[:kept],
         }
         for name, values in found.items():
             totals[name] += float(values.sum()) / count

@@ -7,10 +7,10 @@ from typing import Literal, TypeVar
 import jax
 from jax import lax
 
-Convolution = Literal["xla", "patches"]
+Convolution = Literal["xla", "rows"]
 
 # Measured on two CPU cores: at 8×8 patches win by 2-3 in attacks, at 32×32 XLA's convolution wins by about 2.
-_PATCHES_UP_TO = 16
+_ROWS_UP_TO = 16
 
 
 Carry = TypeVar("Carry")
@@ -40,9 +40,9 @@ def choose(image_shape: Sequence[int], backend: str | None = None) -> Execution:
     """Layout for images of shape (H, W, C).
 
     On a CPU, XLA convolutions lose their fast path inside compiled loops (4-12 times slower), so there loops step
-    from Python; patches do not suffer, and on accelerators the loop belongs on the device.
+    from Python; products of rows do not suffer, and on accelerators the loop belongs on the device.
     """
     on_cpu = (backend or jax.default_backend()) == "cpu"
-    small = max(image_shape[:2]) <= _PATCHES_UP_TO
-    convolution: Convolution = "patches" if on_cpu and small else "xla"
-    return Execution(convolution, compiled_loops=not on_cpu or convolution == "patches")
+    small = max(image_shape[:2]) <= _ROWS_UP_TO
+    convolution: Convolution = "rows" if on_cpu and small else "xla"
+    return Execution(convolution, compiled_loops=not on_cpu or convolution == "rows")

@@ -20,7 +20,8 @@ Params = Any
 BatchStats = Any
 
 
-@partial(jax.jit, static_argnames="module")
+# Runs once per job: what the compiler would gain by optimising, it loses several times over in compiling.
+@partial(jax.jit, static_argnames="module", compiler_options={"xla_backend_optimization_level": 0})
 def _init(module: nn.Module, key: jax.Array, images: jax.Array) -> Any:
     return module.init(key, images, train=True)
 
@@ -75,6 +76,6 @@ def build(spec: Mapping[str, Any], classes: int, execution: Execution) -> Networ
 
 def parameter_count(network: Network, image_shape: Sequence[int]) -> int:
     """Number of trainable parameters for images of shape (H, W, C)."""
-    image = jnp.zeros((1, *image_shape))
-    params, _ = jax.eval_shape(network.init, jax.random.key(0), image)
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    init = partial(network.module.init, train=True)
+    variables = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
