@@ -12,15 +12,16 @@ import numpy as np
 from jax.tree_util import Partial
 
 from robust_tangents import checkpoints, execution, models, randomness, storage
+from robust_tangents.attack_checks import stronger_than_white_box
 from robust_tangents.attacks import Attack
 from robust_tangents.errors import InputError
-from robust_tangents.evaluation import stronger_than_white_box, transfer_matrix
-from robust_tangents.linearization import Linearized
+from robust_tangents.evaluation import transfer_matrix
+from robust_tangents.linearization import Expansion
 
 
 def predictors(network: models.Network, stage2: storage.Artefact, segments: list, seed: int, spec: dict) -> dict:
-    """Standard and first-order networks of one parent, by (variant, spawn epoch)."""
-    model, result = Linearized(network), {}
+    """A parent and the networks spawned from it, by (variant, spawn epoch)."""
+    result = {}
     epochs = stage2[f"seed{seed}/spawn_epochs"].tolist()
     for row, epoch in enumerate(epochs):
         if epoch not in spec["spawn_epochs"]:
@@ -28,12 +29,13 @@ def predictors(network: models.Network, stage2: storage.Artefact, segments: list
         parent = checkpoints.load_from(segments, seed, epoch)
         result["standard", epoch] = Partial(network.logits, *parent)
         for variant in spec["variants"]:
-            name = f"seed{seed}/{variant}/displacement"
+            name = f"seed{seed}/{variant}/network"
             if name not in stage2:
                 raise InputError(f"{stage2.path}: holds no networks; set keep_networks for this second stage")
-            displacement = jax.tree.map(operator.itemgetter(row), stage2[name])
-            _, point = model.start(*parent, centered=variant == "centered")
-            result[variant, epoch] = Partial(model.logits, displacement, point)
+            kept = jax.tree.map(operator.itemgetter(row), stage2[name])
+            model = Expansion.of(network, variant, spec["batch_norm"])
+            _, point = model.start(parent[0], kept.get("batch_stats", {}), centered=variant.endswith("centered"))
+            result[variant, epoch] = Partial(model.logits, kept["displacement"], point)
     return result
 
 

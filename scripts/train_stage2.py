@@ -1,4 +1,4 @@
-"""Train the first-order models around checkpoints of a run, and evaluate them and their parents."""
+"""Train models around checkpoints of a run, first-order ones above all, and evaluate them and their parents."""
 
 import _job
 
@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from robust_tangents import checkpoints, execution, models, randomness, storage
 from robust_tangents.evaluation import Robustness, robustness
-from robust_tangents.linearization import Linearized
+from robust_tangents.linearization import Expansion
 from robust_tangents.training import State, Trainer, as_float
 
 
@@ -24,14 +24,16 @@ class Stage2:
         self.test_images, self.test_labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
         self.batch_size = min(spec["training"]["batch_size"], len(self.test_labels))
         self.network = models.build(spec["model"], len(data["class_names"]), execution.choose(images.shape[1:]))
-        self.model = Linearized(self.network)
         seeds = (spec["study_seed"], seed)
-        self.trainer = Trainer(
-            self.model, images, labels, spec["training"], seeds, roles=("stage2 order", "stage2 attack")
-        )
+        roles: tuple[randomness.Role, randomness.Role] = ("stage2 order", "stage2 attack")
+        self.models = {v: Expansion.of(self.network, v, spec["batch_norm"]) for v in spec["variants"]}
+        self.trainers = {
+            variant: Trainer(model, images, labels, spec["training"], seeds, roles)
+            for variant, model in self.models.items()
+        }
         self.key = randomness.key(*seeds, "evaluation")
 
-    def evaluate(self, model: models.Network | Linearized, params, batch_stats) -> dict[str, dict[str, float]]:
+    def evaluate(self, model: models.Network | Expansion, params, batch_stats) -> dict[str, dict[str, float]]:
         """Robustness on the test set under each of the attacks, by the attack's name."""
         predict = Partial(model.logits, params, batch_stats)
         images, labels, batch_size = self.test_images, self.test_labels, self.batch_size
@@ -43,20 +45,21 @@ class Stage2:
     def spawn(self, parent: tuple) -> dict[str, dict]:
         """Results of the parent itself ("standard") and of each variant trained from it."""
         result: dict[str, dict] = {"standard": self.evaluate(self.network, *parent)}
-        for variant in self.spec["variants"]:
-            state = State.start(*self.model.start(*parent, centered=variant == "centered"))
+        for variant, model in self.models.items():
+            state = State.start(*model.start(*parent, centered=variant.endswith("centered")))
             for epoch in range(self.spec["epochs"]):
-                [(_, state, loss)] = self.trainer.epoch(state, epoch)
-            result[variant] = {"loss": loss, **self.evaluate(self.model, state.params, state.batch_stats)}
+                [(_, state, loss)] = self.trainers[variant].epoch(state, epoch)
+            result[variant] = {"loss": loss, **self.evaluate(model, state.params, state.batch_stats)}
             if variant == "linearized":
-                result[variant]["relative_magnitude"] = self.relative_magnitude(state)
+                result[variant]["relative_magnitude"] = self.relative_magnitude(model, state)
             if self.spec["keep_networks"]:
-                result[variant]["displacement"] = jax.device_get(state.params)
+                kept = {"displacement": state.params, "batch_stats": state.batch_stats["batch_stats"]}
+                result[variant]["network"] = jax.device_get(kept)
         return result
 
-    def relative_magnitude(self, state: State) -> float:
+    def relative_magnitude(self, model: Expansion, state: State) -> float:
         """Mean over the test set; not finite where the parent's output is zero."""
-        ratio = jax.jit(self.model.relative_magnitude)
+        ratio = jax.jit(model.relative_magnitude)
         begins = range(0, len(self.test_images), self.batch_size)
         batches = [as_float(self.test_images[begin : begin + self.batch_size]) for begin in begins]
         return float(jnp.concatenate([ratio(state.params, state.batch_stats, batch) for batch in batches]).mean())

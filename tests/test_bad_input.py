@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-SEGMENT = "results/smoke/runs/benign/epochs-0-2/seed0.h5"
+SEGMENT = "results/smoke/runs/benign/epochs-0-2/seeds0-1.h5"
 
 
 def said(result: subprocess.CompletedProcess[str], start: str) -> str:
@@ -45,8 +45,8 @@ def test_an_unknown_target_is_named(fresh):
     checkout = fresh()
     for target in (
         "loo_fig9",
-        "results/smoke/runs/benign/epochs-0-3/seed0.h5",
-        "results/smoke/runs/x/epochs-0-2/seed0.h5",
+        "results/smoke/runs/benign/epochs-0-3/seeds0-1.h5",
+        "results/smoke/runs/x/epochs-0-2/seeds0-1.h5",
     ):
         assert target in said(checkout.snakemake("--dry-run", target, check=False), "No rule to produce")
 
@@ -77,7 +77,7 @@ def test_a_damaged_artefact_is_named_and_not_used(finished):
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     # Of the jobs that read the file, only this one is asked for: which of several fails first is chance.
-    reader = "results/smoke/kernels/classes/benign/epochs-0-2/seed0.h5"
+    reader = "results/smoke/kernels/classes/benign/epochs-0-2/seeds0-1.h5"
     result = finished.snakemake(reader, "--cores", "1", check=False)
     assert SEGMENT in said_by_job(result, "extract_kernels")
 

@@ -63,7 +63,6 @@ CONFIGURATION = changed(
                 "batch_size": 100,
                 "epochs": 15,
                 "spawn_epochs": [[0, 0.5, 1, 2, 4, 8, 12, 24]],
-                "evaluation_attacks": ["test"],
             }
         },
     ),
@@ -196,6 +195,18 @@ def test_settings_of_second_stages_come_in_parts():
     assert one.stage2_segments("benign_data", "switch", 0) == [Segment("benign", 0, 12), Segment("switch", 12, 24)]
 
 
+def test_second_stages_are_evaluated_under_the_attacks_that_figures_show(study):
+    def attacks(study: Study, parent: str) -> set[str]:
+        return set(study.stage2_spec("benign_data", parent, "seed0", 0)["evaluation_attacks"])
+
+    assert attacks(study, "benign") == attacks(study, "adversarial") == {"test"}
+    row = {"parents": {"benign": "benign", "adversarial": "switch"}, "stage2": "benign_data", "attack": "train"}
+    both = Study(changed(("figures.loo_eps8_fig2", {"rows": [row]})))
+    assert attacks(both, "benign") == {"test", "train"}
+    assert attacks(both, "adversarial") == {"test"}
+    assert attacks(both, "switch") == {"train"}
+
+
 @pytest.mark.parametrize(
     ("written", "value"), [(8, 8 / 255), (1, 1 / 255), (255, 1), (0.15, 0.15), (1.0, 1), (1e-3, 1e-3)]
 )
@@ -211,6 +222,8 @@ def test_runs_override_the_common_training(study):
     assert study.runs["adversarial"]["objective"] == "adversarial"
     assert {run["batch_size"] for run in study.runs.values()} == {100}
     assert Study(changed(("runs.benign.batch_size", 7))).runs["benign"]["batch_size"] == 7
+    own = Study(changed(("runs.benign.evaluation", {"attack": "train"}))).runs["benign"]["evaluation"]
+    assert own == {"attack": "train", "every": 2, "points": 400}
 
 
 def test_architectures_get_their_own_defaults():
@@ -403,7 +416,7 @@ AMOUNT = "an integer is a numerator over 255"
         ("training.evaluation.attack", "tset", "runs.benign.evaluation.attack", ["'tset' in attacks"]),
         ("runs.switch.branch.run", "begin", "runs.switch.branch.run", ["'begin' in runs", "benign"]),
         ("stage2.benign_data.attack", "tset", "stage2.benign_data.attack", ["'tset' in attacks"]),
-        ("stage2.benign_data.evaluation_attacks", ["a"], "stage2.benign_data.evaluation_attacks", ["'a' in attacks"]),
+        ("figures.loo_fig2.rows.0.attack", "a", "figures.loo_fig2.rows.0.attack", ["'a' in attacks", "test"]),
         ("figures.loo_fig1.rows.0.runs.new", "b", "figures.loo_fig1.rows.0.runs.new", ["'b' in runs", "benign"]),
         ("figures.loo_fig1.rows.0.kernel", "k", "figures.loo_fig1.rows.0.kernel", ["'k' in kernels", "classes"]),
         ("figures.loo_fig2.rows.0.parents.new", "b", "figures.loo_fig2.rows.0.parents.new", ["'b' in runs"]),
@@ -429,6 +442,32 @@ def test_a_mistake_is_told_in_one_line_with_its_key(key, value, path, wanted):
     assert message.startswith(f"configuration: {path}: ")
     for text in wanted:
         assert text in message.removeprefix(f"configuration: {path}: ")
+
+
+def test_the_baseline_of_a_figure_is_one_of_its_parents():
+    row = {"parents": {"b": "benign", "a": "adversarial"}, "stage2": "benign_data", "attack": "test", "baseline": "a"}
+    Study(changed(("figures.loo_frozen_kernel", {"rows": [row]})))
+    message = message_of(("figures.loo_frozen_kernel", {"rows": [row | {"baseline": "adversarial"}]}))
+    expected = "figures.loo_frozen_kernel.rows.0.baseline: 'adversarial' is none of the row's parents, b, a"
+    assert message == f"configuration: {expected}"
+
+
+@pytest.mark.parametrize("key", ["data", "model"])
+@pytest.mark.parametrize("figure", ["loo_eigenvectors", "loo_transfer"])
+def test_networks_that_are_compared_image_by_image_share_data_and_model(figure, key):
+    section = {"data": "data", "model": "models"}[key]
+    other = {"data": {"source": "mnist"}, "model": {"architecture": "cnn"}}[key]
+    row = {
+        "loo_eigenvectors": {"kernel": "classes", "runs": {"a": "benign", "b": "new"}, "epochs": {"a": 0, "b": 24}},
+        "loo_transfer": {
+            "parents": {"a": "benign", "b": "new"}, "stage2": "benign_data", "attack": "test", "spawn_epochs": [24],
+        },
+    }[figure]  # fmt: skip
+    common = [(f"{section}.other", other), ("runs.new", {}), ("stage2.benign_data.keep_networks", True)]
+    Study(changed(*common, (f"figures.{figure}", {"rows": [row]})))
+    message = message_of(*common, (f"figures.{figure}", {"rows": [row]}), (f"runs.new.{key}", "other"))
+    networks = "runs" if figure == "loo_eigenvectors" else "parents"
+    assert message.startswith(f"configuration: figures.{figure}.rows.0.{networks}.b: has {key} 'other', the first one")
 
 
 @pytest.mark.parametrize("key", ["data", "model"])

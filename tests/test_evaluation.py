@@ -9,13 +9,11 @@ import pytest
 from jax.tree_util import Partial
 
 from robust_tangents import models
+from robust_tangents.attack_checks import CHECKS, failed_checks, stronger_than_white_box
 from robust_tangents.attacks import Attack, pgd
 from robust_tangents.evaluation import (
-    CHECKS,
     Robustness,
-    failed_checks,
     robustness,
-    stronger_than_white_box,
     transfer_matrix,
 )
 from robust_tangents.execution import Execution

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 from robust_tangents import models
@@ -144,11 +145,14 @@ def test_any_budget_gives_the_same_kernels(checkpoint, kernels, images, rows, mo
 
     def counting(*arguments):
         result = _gradients(*arguments)
-        taken.append(len(result[0]))
+        leaf = jax.tree.leaves(result)[0]
+        if not isinstance(leaf, jax.core.Tracer):  # only its shape was asked for
+            taken.append(len(leaf))
         return result
 
+    size = sum(leaf.size for leaf in jax.tree.leaves(_gradients(network, params, batch_stats, images[:1], 0)))
     monkeypatch.setattr("robust_tangents.kernels._gradients", counting)
-    budget = 2 * rows * 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    budget = 2 * rows * 4 * size
     blocked = empirical_kernels(network, params, batch_stats, images, ALL, budget)
     for kind, kernel in blocked.items():
         assert_close(kernel, kernels("fully connected")[kind])
@@ -167,6 +171,45 @@ def test_blocks_of_one_row_give_the_same_kernels_of_a_resnet(checkpoint, kernels
     blocked = kernels_of(checkpoint("resnet"), images, budget=0)
     for kind, kernel in blocked.items():
         assert_close(kernel, kernels("resnet")[kind])
+
+
+class Shared(nn.Module):
+    """One layer used twice."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        layer = nn.Dense(16, name="shared")
+        return nn.Dense(CLASSES)(layer(layer(x.reshape(len(x), -1))))
+
+
+class Unknown(nn.Module):
+    """A layer that the engine knows nothing of."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return nn.Dense(CLASSES)(nn.LayerNorm(name="norm")(x.reshape(len(x), -1)))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"), [(Shared(), "shared: .* used twice"), (Unknown(), "norm: .* no kernel")]
+)
+def test_networks_without_factored_gradients_are_refused(images, module, message):
+    network = models.Network(module, CLASSES, EXECUTION)
+    with pytest.raises(NotImplementedError, match=message):
+        empirical_kernels(network, *network.init(jax.random.key(0), images), images, ["trace"])
+
+
+@pytest.mark.parametrize("shape", [(5, 5, 2), (2, 2, 1), (1, 1, 3)])
+def test_few_positions_and_many_channels_give_the_same_kernels(shape):
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(COUNT, *shape)), jnp.float32)
+    network = models.build({"architecture": "resnet", "width": 6, "blocks": [1, 1, 1]}, CLASSES, EXECUTION)
+    params, batch_stats = network.init(jax.random.key(0), images**2)
+    params["logits"] = jax.tree.map(lambda leaf: leaf + 0.3, params["logits"])
+    found = empirical_kernels(network, params, batch_stats, images, ["class"])["class"]
+    rows = jacobian((network, params, batch_stats), images)
+    assert_close(found, np.einsum("icp,jcp->cij", rows, rows))
+    forms = {type(part) for part in _gradients(network, params, batch_stats, images, 0)}
+    assert len(forms) == 2  # some layers by factors, some by their products
 
 
 # Before training

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from robust_tangents import models
 from robust_tangents.execution import Execution
 from robust_tangents.kernels import empirical_kernels
-from robust_tangents.linearization import Linearized
+from robust_tangents.linearization import Expansion
 from robust_tangents.models.layers import BatchNorm
 from robust_tangents.training import State, Trainer
 
@@ -48,8 +48,8 @@ def labels() -> jax.Array:
 
 
 @pytest.fixture(scope="module")
-def model() -> Linearized:
-    return Linearized(models.Network(Normalised(), CLASSES, EXECUTION))
+def model() -> Expansion:
+    return Expansion(models.Network(Normalised(), CLASSES, EXECUTION))
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,65 @@ def test_the_first_loss_of_a_centered_model_is_that_of_guessing(model, parent, i
         assert (abs(loss - np.log(CLASSES)) < 1e-6) == centered
 
 
+@pytest.mark.parametrize("batch_norm", ["frozen", "free"])
+@pytest.mark.parametrize(
+    ("variant", "linear", "centered"),
+    [
+        ("linearized", True, False),
+        ("centered", True, True),
+        ("nonlinear", False, False),
+        ("nonlinear_centered", False, True),
+    ],
+)
+def test_every_variant_in_both_modes(parent, images, displacement, variant, linear, centered, batch_norm):
+    network = models.Network(Normalised(), CLASSES, EXECUTION)
+    model = Expansion.of(network, variant, batch_norm)
+    assert model == Expansion(network, linear, batch_norm == "free")
+    moved = jax.tree.map(jnp.add, parent[0], displacement)
+    seen = images**3  # other images than those of the statistics, so that the modes of batch norm differ
+
+    def expected(evaluate):
+        first = evaluate(moved) - evaluate(parent[0])
+        if linear:
+            small = 1e-3
+            ahead, behind = (
+                evaluate(jax.tree.map(lambda p, d, sign=sign: p + sign * small * d, parent[0], displacement))
+                for sign in (1, -1)
+            )
+            first = (ahead - behind) / (2 * small)
+        return first + (0 if centered else evaluate(parent[0]))
+
+    _, point = model.start(*parent, centered=centered)
+    frozen = expected(lambda params: network.logits(params, parent[1], seen))
+    np.testing.assert_allclose(model.logits(displacement, point, seen), frozen, rtol=1e-2, atol=2e-3)
+    logits, after = model.train(displacement, point, seen)
+    if batch_norm == "frozen":
+        np.testing.assert_array_equal(logits, model.logits(displacement, point, seen))
+        assert after is point
+        return
+    by_batch = expected(lambda params: network.train(params, parent[1], seen)[0])
+    assert np.abs(by_batch - frozen).max() > 0.05
+    np.testing.assert_allclose(logits, by_batch, rtol=1e-2, atol=2e-3)
+    # A first-order model passes the checkpoint's activations, a nonlinear one those of the moved network.
+    _, batch_stats = network.train(parent[0] if linear else moved, parent[1], seen)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), after["batch_stats"], batch_stats)
+
+
+def test_nonlinear_training_is_further_training_of_the_network(parent, images, labels):
+    network = models.Network(Normalised(), CLASSES, EXECUTION)
+    model = Expansion.of(network, "nonlinear", "free")
+    displaced = State.start(*model.start(*parent, centered=False))
+    plain = State.start(*parent)
+    for epoch in range(3):
+        [(_, displaced, loss)] = Trainer(model, images, labels, STANDARD, (0, 0)).epoch(displaced, epoch)
+        [(_, plain, same)] = Trainer(network, images, labels, STANDARD, (0, 0)).epoch(plain, epoch)
+        assert loss == pytest.approx(same, rel=1e-4)
+    reached = jax.tree.map(jnp.add, parent[0], displaced.params)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), reached, plain.params)
+    statistics = (displaced.batch_stats["batch_stats"], plain.batch_stats)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *statistics)
+
+
 def test_relative_magnitude_compares_squared_norms_image_by_image(model, parent, images, displacement, jacobian):
     zeroth = np.asarray(model.network.logits(*parent, images), np.float64)
     first = np.asarray(jacobian, np.float64) @ np.asarray(ravel_pytree(displacement)[0])
@@ -154,7 +213,7 @@ def test_training_with_squared_loss_ends_at_kernel_regression():
     train, targets = x[:5], jnp.asarray(rng.normal(size=(5, 2)), jnp.float32)
     network = models.build({"architecture": "fully_connected", "widths": [40]}, 2, EXECUTION)
     parent = network.init(jax.random.key(0), x)
-    model = Linearized(network)
+    model = Expansion(network)
 
     full = empirical_kernels(network, *parent, x, ["full"])["full"].astype(np.float64)
     largest, condition = np.linalg.norm(full[:10, :10], 2), np.linalg.cond(full[:10, :10])
@@ -188,7 +247,7 @@ def test_training_with_squared_loss_ends_at_kernel_regression():
 def test_from_epoch_zero_of_a_resnet_it_is_logistic_regression_on_the_last_features(images, labels):
     network = models.build({"architecture": "resnet", "width": 4, "blocks": [1]}, CLASSES, EXECUTION)
     params, batch_stats = network.init(jax.random.key(0), images)
-    model = Linearized(network)
+    model = Expansion(network)
     displacement, point = model.start(params, batch_stats, centered=False)
     features = np.asarray(network.features(params, batch_stats, images)["penultimate"], np.float64)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import Checkout
 
-FIRST = "results/smoke/runs/adversarial/epochs-0-2/seed0.h5"
-LAST = "results/smoke/runs/adversarial/epochs-2-4/seed0.h5"
+FIRST = "results/smoke/runs/adversarial/epochs-0-2/seeds0-1.h5"
+LAST = "results/smoke/runs/adversarial/epochs-2-4/seeds0-1.h5"
 
 
 def start(checkout: Checkout, *arguments: str) -> subprocess.Popen[str]:
@@ -36,7 +36,7 @@ def wait_for(path: Path, text: str = "", seconds: float = 60) -> None:
 def test_an_interrupted_chain_ends_with_the_same_bytes(finished, number, moment):
     wanted = (finished.path / LAST).read_bytes()
     (finished.path / LAST).unlink()
-    log = finished.results / "logs/runs/adversarial/epochs-2-4/seed0.log"
+    log = finished.results / "logs/runs/adversarial/epochs-2-4/seeds0-1.log"
     log.unlink()
     process = start(finished, LAST)
     if moment == "at random":
@@ -52,13 +52,13 @@ def test_an_interrupted_chain_ends_with_the_same_bytes(finished, number, moment)
     finished.snakemake("--cores", "1", "--rerun-incomplete", LAST)
     assert (finished.path / LAST).read_bytes() == wanted
     assert (finished.path / FIRST).stat().st_mtime_ns == first
-    assert sorted(path.name for path in (finished.path / LAST).parent.iterdir()) == ["seed0.h5", "seed1.h5"]
+    assert sorted(path.name for path in (finished.path / LAST).parent.iterdir()) == ["seeds0-1.h5"]
 
 
 def test_a_job_that_is_told_to_stop_leaves_nothing_half_written(finished):
     (finished.path / LAST).unlink()
     process = start(finished, LAST)
-    wait_for(finished.results / "logs/runs/adversarial/epochs-2-4/seed0.log", "1 of 2")
+    wait_for(finished.results / "logs/runs/adversarial/epochs-2-4/seeds0-1.log", "1 of 2")
     os.killpg(process.pid, signal.SIGTERM)
     process.wait()
     assert [path for path in finished.results.rglob(".*") if path.is_file()] == []

@@ -9,9 +9,14 @@ import shutil
 import stat
 from pathlib import Path
 
+import numpy as np
+import pytest
 from conftest import PARTS, ROOT, TINY_LIMIT, copy_of
 
-FIGURES = ("loo_fig1", "loo_fig2", "loo_frozen_kernel", "loo_eigenvectors", "loo_transfer")
+from robust_tangents import storage
+
+EPS8 = ("loo_eps8_fig1", "loo_eps8_fig2", "loo_eps8_frozen_kernel")
+FIGURES = ("loo_fig1", "loo_fig2", "loo_frozen_kernel", "loo_eigenvectors", "loo_transfer", *EPS8)
 
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
@@ -70,6 +75,7 @@ def test_a_change_of_the_kernel_code_leaves_training_alone(finished):
         "extract_kernels",
         "measure_kernels",
         "loo_fig1",
+        "loo_eps8_fig1",
         "visualise_eigenvectors",
         "loo_eigenvectors",
     }
@@ -80,7 +86,9 @@ def test_a_change_of_the_second_stage_leaves_kernels_alone(finished):
     assert set(finished.planned()) == {
         "train_stage2",
         "loo_fig2",
+        "loo_eps8_fig2",
         "loo_frozen_kernel",
+        "loo_eps8_frozen_kernel",
         "measure_transfer",
         "loo_transfer",
     }
@@ -91,7 +99,7 @@ def test_a_colour_redraws_only(finished):
 
 
 def test_a_new_seed_runs_only_that_seed(finished):
-    assert finished.planned(overlay="seeds: [0, 1, 2]") == {
+    assert finished.planned(overlay="seeds: [[0, 1], 2]") == {
         "draw_subset": 1,
         "train": 5,
         "extract_kernels": 5,
@@ -115,13 +123,50 @@ def test_a_new_run_leaves_the_others_alone(finished):
 
 def test_more_epochs_extend_a_finished_run(finished):
     overlay = "runs: {adversarial: {epochs: 6}}"
-    target = "results/smoke/runs/adversarial/epochs-4-6/seed0.h5"
+    target = "results/smoke/runs/adversarial/epochs-4-6/seeds0-1.h5"
     assert finished.planned(target, overlay=overlay) == {"train": 1}
 
 
 def test_a_longer_second_stage_leaves_the_rest_alone(finished):
     plan = finished.planned(overlay="stage2: {benign_data: {epochs: 3}}")
-    assert set(plan) == {"train_stage2", "loo_fig2", "measure_transfer", "loo_transfer"}
+    assert set(plan) == {"train_stage2", "loo_fig2", "loo_eps8_fig2", "measure_transfer", "loo_transfer"}
+
+
+def test_twice_the_radius_shares_what_does_not_depend_on_it(finished):
+    assert finished.planned("loo_eps8", overlay="attacks: {train_eps8: {steps: 4}}") == {
+        "train": 2, "extract_kernels": 2, "measure_kernels": 2, "train_stage2": 4, **dict.fromkeys(EPS8, 1),
+    }  # fmt: skip
+    assert finished.planned("loo_eps8", overlay="attacks: {train: {steps: 4}}") == {}
+
+
+def test_second_stages_with_all_options_transfer_as_trained(finished):
+    finished.snakemake(
+        "loo_transfer",
+        "--cores",
+        "2",
+        overlay="""
+            stage2:
+              free:
+                attack: train
+                variants: [centered, nonlinear, nonlinear_centered]
+                batch_norm: free
+                batch_size: 50
+                epochs: 1
+                spawn_epochs: [[1, 3]]
+                keep_networks: true
+            figures:
+              loo_transfer:
+                rows: [{parents: {benign: benign}, stage2: free, attack: test, spawn_epochs: [1, 3]}]
+        """,
+    )
+    with storage.read(finished.results / "transfer" / "seeds0-1.h5", "transfer") as transfer:
+        names = [name.decode().split("|") for name in transfer["seed1/networks"]]
+        white_box = dict(zip(map(tuple, names), np.diagonal(transfer["seed1/accuracy"]), strict=True))
+    with storage.read(finished.results / "stage2/free/benign/seeds0-1/part0.h5", "stage 2") as stage2:
+        for variant in ("standard", "centered", "nonlinear", "nonlinear_centered"):
+            for row, epoch in enumerate(("1", "3")):
+                measured = stage2[f"seed1/{variant}/test/pgd_accuracy"][row]
+                assert white_box["benign", variant, epoch] == pytest.approx(measured)
 
 
 def test_a_figure_plans_only_its_ancestors(fresh):
@@ -140,8 +185,8 @@ def test_a_figure_that_needs_early_epochs_trains_no_further(fresh):
 
 def test_how_much_one_job_takes_is_configuration(fresh):
     checkout = fresh()
-    together = checkout.planned(overlay="seeds: [[0, 1]]")
-    assert together["train"] == 5
+    apart = checkout.planned(overlay="seeds: [0, 1]")
+    assert apart["train"] == 2 * checkout.planned()["train"] == 14
     spread = checkout.planned(
         overlay="{training: {segment_epochs: 1}, stage2: {benign_data: {spawn_epochs: [0, 1, 3]}}}"
     )
@@ -157,16 +202,15 @@ def test_any_number_of_cores_gives_identical_artefacts(smoke, fresh):
     assert digests(alone.results, "*.h5")
 
 
-def test_seeds_taken_together_give_the_same_numbers(smoke, fresh):
-    together = fresh()
-    overlay = "seeds: [[0, 1]]"
-    together.snakemake("--cores", "2", "results/smoke/figures/loo_fig1.csv", overlay=overlay)
-    assert digests(together.results / "figures", "loo_fig1.csv") == digests(smoke.results / "figures", "loo_fig1.csv")
+def test_seeds_taken_apart_give_the_same_numbers(smoke, fresh):
+    apart = fresh()
+    apart.snakemake("--cores", "2", "results/smoke/figures/loo_fig1.csv", overlay="seeds: [0, 1]")
+    assert digests(apart.results / "figures", "loo_fig1.csv") == digests(smoke.results / "figures", "loo_fig1.csv")
 
 
 def test_long_outputs_are_protected_where_the_study_says_so(fresh):
     checkout = fresh()
-    target = "results/smoke/runs/benign/epochs-0-2/seed0.h5"
+    target = "results/smoke/runs/benign/epochs-0-2/seeds0-1.h5"
     checkout.snakemake("--cores", "1", target, overlay="protect: true")
     assert not (checkout.path / target).stat().st_mode & stat.S_IWUSR
 
@@ -175,7 +219,7 @@ def test_the_menu_describes_every_rule(smoke):
     menu = [line for line in smoke.snakemake("--list-rules").stdout.split("\n") if line]
     described = [found.group(1) for line in menu if (found := re.fullmatch(r"(\w+) \(.+\)", line))]
     assert len(described) == len(menu)
-    assert {"all", "loo", *FIGURES, "train", "neural_tangents"} <= set(described)
+    assert {"all", "loo", "loo_eps8", *FIGURES, "train", "neural_tangents"} <= set(described)
 
 
 def test_the_report_shows_every_figure_with_its_caption(finished):
@@ -194,7 +238,7 @@ def test_the_default_study_and_the_presets_plan(fresh):
 
 
 def test_one_process_holds_an_accelerator_at_a_time(finished, monkeypatch):
-    targets = [f"results/smoke/runs/adversarial/epochs-2-4/seed{seed}.h5" for seed in (0, 1)]
+    targets = [f"results/smoke/runs/{run}/epochs-2-4/seeds0-1.h5" for run in ("adversarial", "switch")]
 
     def most_at_once() -> int:
         for target in targets:

@@ -30,11 +30,11 @@ class Attack:
             how confident the predictor is, instead of the cross-entropy.
     """
 
-    epsilon: float
-    step_size: float
-    steps: int
-    random_start: bool
-    on_margin: bool = False
+    epsilon: float | jax.Array
+    step_size: float | jax.Array
+    steps: int | jax.Array
+    random_start: bool | jax.Array
+    on_margin: bool | jax.Array = False
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "Attack":

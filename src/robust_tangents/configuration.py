@@ -81,7 +81,9 @@ class Study:
             raise InputError(f"configuration: {path}: no entry {name!r} in {section} (known: {known})") from None
 
     def _run(self, name: str) -> Spec:
-        return {"branch": None, **self.config["training"], **self.config["runs"][name]}
+        common, own = self.config["training"], self.config["runs"][name]
+        evaluation = {**common["evaluation"], **own.get("evaluation", {})}
+        return {"branch": None, **common, **own, "evaluation": evaluation}
 
     def run(self, name: str, path: str) -> Spec:
         """Resolved settings of a named run; ``path`` is the key that names it, for the error."""
@@ -138,12 +140,17 @@ class Study:
     def _check_stage2(self, name: str) -> None:
         spec, path = self.config["stage2"][name], f"stage2.{name}"
         self.attack(spec["attack"], f"{path}.attack")
-        for attack in spec["evaluation_attacks"]:
-            self.attack(attack, f"{path}.evaluation_attacks")
 
     def _check_figure(self, figure: str, spec: Spec) -> None:
         for number, row in enumerate(spec["rows"]):
             path = f"figures.{figure}.rows.{number}"
+            if "baseline" in row and row["baseline"] not in row["parents"]:
+                raise InputError(
+                    f"configuration: {path}.baseline: {row['baseline']!r} is none of the row's parents, "
+                    f"{', '.join(row['parents'])}"
+                )
+            if figure in ("loo_eigenvectors", "loo_transfer"):
+                self._check_alike(row, "runs" if figure == "loo_eigenvectors" else "parents", path)
             for label, run in row.get("runs", {}).items():
                 self.run(run, f"{path}.runs.{label}")
                 self._check_points(row["kernel"], run, f"{path}.kernel")
@@ -158,11 +165,7 @@ class Study:
             for label, parent in row.get("parents", {}).items():
                 run = self.run(parent, f"{path}.parents.{label}")
                 stage2 = self._entry("stage2", row["stage2"], f"{path}.stage2")
-                if row["attack"] not in stage2["evaluation_attacks"]:
-                    raise InputError(
-                        f"configuration: {path}.attack: {row['attack']!r} is none of stage2.{row['stage2']}."
-                        f"evaluation_attacks, {', '.join(stage2['evaluation_attacks'])}"
-                    )
+                self.attack(row["attack"], f"{path}.attack")
                 offered = list(chain(*grouped(stage2["spawn_epochs"])))
                 if missing := [epoch for epoch in row.get("spawn_epochs", []) if epoch not in offered]:
                     raise InputError(
@@ -179,6 +182,18 @@ class Study:
                     else:
                         continue
                     raise InputError(f"configuration: stage2.{row['stage2']}.spawn_epochs: {epoch:g} {problem}")
+
+    def _check_alike(self, row: Spec, networks: str, path: str) -> None:
+        """Networks that are compared image by image must share data and model."""
+        runs = {label: self.run(run, f"{path}.{networks}.{label}") for label, run in row[networks].items()}
+        first = next(iter(runs.values()))
+        for label, run in runs.items():
+            for key in ("data", "model"):
+                if run[key] != first[key]:
+                    raise InputError(
+                        f"configuration: {path}.{networks}.{label}: has {key} {run[key]!r}, the first one "
+                        f"{first[key]!r}; they are compared image by image and must share it"
+                    )
 
     def _check_points(self, kernel: str, run: str, path: str) -> None:
         points = self._entry("kernels", kernel, path)["points"]
@@ -293,12 +308,16 @@ class Study:
             "seeds": self.seed_groups[seeds],
             "model": self.config["models"][self.runs[parent]["model"]],
             "training": training | self._adversarial(spec, f"stage2.{name}.attack"),
-            "variants": spec["variants"],
-            "epochs": spec["epochs"],
+            **{key: spec[key] for key in ("variants", "batch_norm", "epochs", "keep_networks")},
             "spawn_epochs": self.spawn_parts(name)[part],
-            "evaluation_attacks": {attack: self.attack(attack, "") for attack in spec["evaluation_attacks"]},
-            "keep_networks": spec["keep_networks"],
+            "evaluation_attacks": self._evaluation_attacks(name, parent),
         }
+
+    def _evaluation_attacks(self, stage2: str, parent: str) -> Spec:
+        """Attacks under which figures show the networks of a second stage from a parent, by name."""
+        rows = [row for spec in self.figures.values() for row in spec["rows"]]
+        shown = [row for row in rows if row.get("stage2") == stage2 and parent in row["parents"].values()]
+        return {row["attack"]: self.attack(row["attack"], "") for row in shown}
 
     def eigenvectors_spec(self, seeds: str) -> Spec:
         """Settings of the images that maximise the alignment with kernel eigenvectors."""
@@ -319,8 +338,7 @@ class Study:
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
             "model": self.config["models"][self.runs[next(iter(row["parents"].values()))]["model"]],
-            "variants": stage2["variants"],
-            "batch_size": stage2["batch_size"],
+            **{key: stage2[key] for key in ("variants", "batch_norm", "batch_size")},
             "spawn_epochs": row["spawn_epochs"],
             "attack": attack,
         }

@@ -10,17 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from robust_tangents.attack_checks import failed_checks
 from robust_tangents.attacks import Attack, Predictor, pgd
 from robust_tangents.execution import Execution
 from robust_tangents.training import as_float
-
-CHECKS = {
-    "robust_above_clean": "robust accuracy is above clean accuracy",
-    "fewer_steps_stronger": "an attack with half the steps is stronger",
-    "smaller_ball_stronger": "an attack in half the ball is stronger",
-    "masked_gradients": "the cross-entropy's input gradient is exactly zero for some images",
-}
-"""What must not be true of a robust accuracy that is to be believed."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,8 @@ def _survives(
     return _correct(predict, pgd(predict, images, labels, key, attack, execution), labels)
 
 
-_compiled = partial(jax.jit, static_argnames="execution")(_survives)
+_compiled_survives = partial(jax.jit, static_argnames="execution")(_survives)
+_compiled_pgd = partial(jax.jit, static_argnames="execution")(pgd)
 
 
 def robustness(
@@ -96,9 +90,9 @@ def robustness(
         ``pgd_accuracy`` and ``margin_accuracy`` for each kind of attack alone; ``zero_gradient``, those whose
         cross-entropy has an input gradient of exactly zero in float32. On the first batch only, ``checked_accuracy``,
         ``half_steps_accuracy`` and ``half_epsilon_accuracy`` under PGD on the cross-entropy as set, with half the
-        steps, and in half the ball. And 0 or 1 for each of `CHECKS`.
+        steps, and in half the ball. And 0 or 1 for each of `attack_checks.CHECKS`.
     """
-    run = _compiled if execution.compiled_loops else _survives
+    run = _compiled_survives if execution.compiled_loops else _survives
     attack, count = settings.attack, len(labels)
     margin = replace(attack, on_margin=True, random_start=attack.random_start or settings.margin_restarts > 1)
     totals = dict.fromkeys(("accuracy", "robust_accuracy", "pgd_accuracy", "margin_accuracy", "zero_gradient"), 0.0)
@@ -134,27 +128,6 @@ def robustness(
     return {**totals, **checked, **failed_checks({**totals, **checked})}
 
 
-def _chance(accuracy: Any, count: float) -> Any:
-    """How much two accuracies on the same images may differ by chance: two standard errors and one image."""
-    return 2 * np.sqrt(accuracy * (1 - accuracy) / count) + 1 / count
-
-
-def failed_checks(record: Mapping[str, float]) -> dict[str, float]:
-    """Which of `CHECKS` fail for the accuracies of `robustness`, as 0 or 1.
-
-    Accuracies under a weaker attack may be lower by chance: two standard errors √(p (1 − p) / n) and one image are
-    allowed. Masked gradients fail as soon as more than one image in a hundred has none.
-    """
-    strong = record["checked_accuracy"]
-    noise = _chance(strong, record["checked_images"])
-    return {
-        "robust_above_clean": float(record["robust_accuracy"] > record["accuracy"]),
-        "fewer_steps_stronger": float(record["half_steps_accuracy"] < strong - noise),
-        "smaller_ball_stronger": float(record["half_epsilon_accuracy"] < strong - noise),
-        "masked_gradients": float(record["zero_gradient"] > 0.01),
-    }
-
-
 def transfer_matrix(
     predictors: Sequence[Predictor],
     images: jax.Array,
@@ -169,7 +142,7 @@ def transfer_matrix(
     Attacked images stay floating-point numbers. The diagonal is the white-box ``pgd_accuracy`` of `robustness` with
     the same key and batches.
     """
-    run = partial(jax.jit, static_argnames="execution")(pgd) if execution.compiled_loops else pgd
+    run = _compiled_pgd if execution.compiled_loops else pgd
     correct = np.zeros((len(predictors), len(predictors)))
     for batch, (rows, kept) in enumerate(spread(len(labels), batch_size)):
         x, y = as_float(images[rows]), labels[rows]
@@ -179,12 +152,3 @@ def transfer_matrix(
             for target, other in enumerate(predictors):
                 correct[source, target] += float(_correct(other, attacked, y)[:kept].sum())
     return correct / len(labels)
-
-
-def stronger_than_white_box(matrix: np.ndarray, count: int) -> np.ndarray:
-    """Targets that an attack made on another source hurts more than one made on themselves, beyond chance, (targets,).
-
-    Two standard errors of the white-box accuracy and one image are allowed. True is a sign of masked gradients.
-    """
-    white = np.diagonal(matrix)
-    return np.asarray(matrix).min(axis=0) < white - _chance(white, count)

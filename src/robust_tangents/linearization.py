@@ -1,7 +1,8 @@
-"""Networks replaced by their first-order expansion around a checkpoint: second-stage training on a frozen kernel."""
+"""Networks in the neighbourhood of a checkpoint: second-stage training, on a frozen kernel or, as controls, on none."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,46 +10,79 @@ import jax.numpy as jnp
 from robust_tangents.execution import Execution
 from robust_tangents.models import BatchStats, Network, Params
 
+Variant = Literal["linearized", "centered", "nonlinear", "nonlinear_centered"]
+
 
 @dataclass(frozen=True)
-class Linearized:
-    """First-order model around θₜ, a function of the displacement δ = θ − θₜ.
+class Expansion:
+    """A model around the checkpoint θₜ, a function of the displacement δ = θ − θₜ.
 
-    linearized: f(x) = f_θₜ(x) + J_θₜ(x) δ;  centered: f(x) = J_θₜ(x) δ.
+    linearized: f(x) = f_θₜ(x) + J_θₜ(x) δ;  centered: f(x) = J_θₜ(x) δ. Where ``linear`` is false, the exact difference
+    f_θₜ₊δ(x) − f_θₜ(x) takes the place of J_θₜ(x) δ, so that "nonlinear" is the network trained on.
 
-    Batch norm is in evaluation mode, its statistics frozen. The expansion point is part of the model's (constant)
-    statistics, so that one compiled program serves every checkpoint and both variants; one `jax.jvp` gives both terms.
+    The checkpoint is part of the model's statistics, so that one compiled program serves every checkpoint, with and
+    without its output; one `jax.jvp` gives both linear terms.
 
-    Source: Loo et al. 2022, section 4.
+    Attributes:
+        linear: whether the network is replaced by its first-order expansion.
+        free_batch_norm: whether training normalises by each batch and updates the running statistics, of f_θₜ as well;
+            frozen (evaluation mode throughout) otherwise. Without a frozen batch norm the kernel changes.
+
+    Source: Loo et al. 2022, section 4; "nonlinear" and free batch norm are switches of the authors' code.
     """
 
     network: Network
+    linear: bool = True
+    free_batch_norm: bool = False
+
+    @classmethod
+    def of(cls, network: Network, variant: Variant, batch_norm: Literal["frozen", "free"]) -> "Expansion":
+        """The model of a variant; the variant's name also says whether `start` is centered."""
+        return cls(network, not variant.startswith("nonlinear"), batch_norm == "free")
 
     @property
     def execution(self) -> Execution:
         return self.network.execution
 
     def start(self, params: Params, batch_stats: BatchStats, *, centered: bool) -> tuple[Params, dict[str, Any]]:
-        """Displacement zero, and the expansion point with the weight of the zeroth-order term (0 if centered)."""
+        """Displacement zero, and the checkpoint with the weight of its output (0 if centered)."""
         point = {"params": params, "batch_stats": batch_stats, "zeroth": jnp.float32(not centered)}
         return jax.tree.map(jnp.zeros_like, params), point
 
+    def _expand(
+        self, evaluate: Callable[[Params], tuple[jax.Array, Any]], params: Params, displacement: Params
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """Both terms, and what ``evaluate`` (parameters to logits and something else) gives beside the logits."""
+        if self.linear:
+            return jax.jvp(evaluate, (params,), (displacement,), has_aux=True)
+        zeroth, _ = evaluate(params)
+        displaced, beside = evaluate(jax.tree.map(jnp.add, params, displacement))
+        return zeroth, displaced - zeroth, beside
+
     def terms(self, displacement: Params, point: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """f_θₜ(x) and J_θₜ(x) δ, each (B, classes)."""
+        """f_θₜ(x) and J_θₜ(x) δ (or the exact difference), each (B, classes), in evaluation mode."""
 
-        def logits(params: Params) -> jax.Array:
-            return self.network.logits(params, point["batch_stats"], images)
+        def evaluate(params: Params) -> tuple[jax.Array, None]:
+            return self.network.logits(params, point["batch_stats"], images), None
 
-        return jax.jvp(logits, (point["params"],), (displacement,))
+        zeroth, first, _ = self._expand(evaluate, point["params"], displacement)
+        return zeroth, first
 
     def logits(self, displacement: Params, point: dict[str, Any], images: jax.Array) -> jax.Array:
-        """Logits (B, classes) of the first-order model."""
+        """Logits (B, classes) in evaluation mode."""
         zeroth, first = self.terms(displacement, point, images)
         return point["zeroth"] * zeroth + first
 
     def train(self, displacement: Params, point: dict[str, Any], images: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """Logits, and the unchanged expansion point."""
-        return self.logits(displacement, point, images), point
+        """Logits, and the checkpoint with its statistics updated where batch norm is free."""
+        if not self.free_batch_norm:
+            return self.logits(displacement, point, images), point
+
+        def evaluate(params: Params) -> tuple[jax.Array, BatchStats]:
+            return self.network.train(params, point["batch_stats"], images)
+
+        zeroth, first, batch_stats = self._expand(evaluate, point["params"], displacement)
+        return point["zeroth"] * zeroth + first, {**point, "batch_stats": batch_stats}
 
     def relative_magnitude(self, displacement: Params, point: dict[str, Any], images: jax.Array) -> jax.Array:
         """‖J δ‖² / ‖f_θₜ‖² for every image, (B,); infinite or undefined where f_θₜ(x) = 0, as before training.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple, Protocol
 
@@ -145,11 +145,17 @@ def _programs(model: Model, settings: str) -> tuple[Callable, Callable]:
         images = as_float(images)
         if attack is None:
             return descend(state, images, labels, rate)
-        if spec["adversarial_steps"] == "alternate":
-            state, _ = descend(state, images, labels, rate)
-        predict = Partial(model.logits, state.params, state.batch_stats)
-        attacked = pgd(predict, images, labels, key, attack, model.execution)
-        return descend(state, attacked, labels, rate)
+
+        def attacked_step(strength: int | jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+            state, _ = carry
+            predict = Partial(model.logits, state.params, state.batch_stats)
+            start = attack.random_start & (strength > 0)
+            now = replace(attack, steps=attack.steps * strength, random_start=start)
+            return descend(state, pgd(predict, images, labels, key, now, model.execution), labels, rate)
+
+        # The clean step is one under an attack of no steps: as a loop, the gradient is compiled once and not twice.
+        first = 0 if spec["adversarial_steps"] == "alternate" else 1
+        return model.execution.loop(first, 2, attacked_step, (state, jnp.zeros(())))
 
     step = model.execution.compile(step)
 

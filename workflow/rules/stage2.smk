@@ -10,6 +10,7 @@ rule train_stage2:
         "<logs>/stage2/{stage2}/{run}/{seeds}/part{part}.log",
     benchmark:
         "<benchmarks>/stage2/{stage2}/{run}/{seeds}/part{part}.tsv"
+    priority: 1  # the longest jobs first, so that none is left over alone
     conda:
         "../../envs/main.yaml"
     threads: jax_threads

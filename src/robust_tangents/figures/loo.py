@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from robust_tangents.figures import style
+from robust_tangents.figures import style, tables
 
 KERNEL_PANELS = {
     "velocity": "Kernel velocity dS/dt (per epoch)",
@@ -28,7 +28,7 @@ LINES: dict[str, Any] = {
 }
 DASHES = (3, 1.5)
 CONTROL: dict[str, Any] = {"pgd_accuracy": "", "margin_accuracy": DASHES, "zero_gradient": (1, 1)}
-SECOND_STAGE = ("standard", "linearized", "centered")
+SECOND_STAGE = ("standard", "linearized", "centered", "nonlinear", "nonlinear_centered")
 
 
 def fig1(table: pd.DataFrame, colours: Mapping[str, str], switches: Sequence[float]) -> Figure:
@@ -137,6 +137,7 @@ def fig2(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], colours: Mappin
             _spawn_axis(ax, table["epoch"].max())
     _row_titles(axes, [row["title"] for row in rows])
     _accuracy_legend(figure, networks)
+    style.warn(figure, tables.failed_checks(table))
     return figure
 
 
@@ -155,7 +156,7 @@ def frozen_kernel(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], colour
     Source: Loo et al. 2022, section 7 (its topic and headline number; the layout is ours).
     """
     style.apply()
-    networks = style.palette(["linearized", "centered"], colours)
+    networks = style.palette([name for name in SECOND_STAGE[1:] if name in set(table["network"])], colours)
     parents = [curve["label"] for curve in rows[0]["curves"]]
     columns = len(parents) + 1
     figure, axes = plt.subplots(len(rows), columns, figsize=(3.2 * columns, 2.7 * len(rows) + 0.6), squeeze=False)
@@ -188,6 +189,7 @@ def frozen_kernel(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], colour
     if any(row["reference"] is not None for row in rows):
         more.append(Line2D([], [], color="tab:red", linewidth=1, linestyle=":", label="stated by the paper"))
     _accuracy_legend(figure, networks, *more)
+    style.warn(figure, tables.failed_checks(table[table["network"] != "standard"]))
     return figure
 
 
@@ -195,7 +197,7 @@ def transfer(table: pd.DataFrame) -> Figure:
     """Accuracy of every network (columns) on attacks made on every network (rows), mean over seeds, in per cent.
 
     Args:
-        table: columns source, target, seed, value; names read "parent, variant, epoch".
+        table: columns source, target, seed, value, masked; names read "parent, variant, epoch".
 
     Source: our reconstruction of a figure that the authors' code suggests (Loo et al. 2022).
     """
@@ -214,4 +216,6 @@ def transfer(table: pd.DataFrame) -> Figure:
         ax.axvline(place, color="white", linewidth=2.5)
     ax.set(xlabel="Target (parent, network, spawn epoch)", ylabel="Source of the attack")
     ax.tick_params(length=0)
+    masked = " | ".join(table.loc[table["masked"], "target"].unique())
+    style.warn(figure, [f"an attack made elsewhere is stronger than the white-box one: {masked}"] if masked else [])
     return figure

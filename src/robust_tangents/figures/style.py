@@ -1,5 +1,6 @@
 """How figures look and how they are saved."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,15 @@ def palette(labels: Sequence[str], colours: Mapping[str, str]) -> dict[str, Any]
             raise InputError(f"configuration: style.colours.{label}: {colour!r} is no colour; use a name or #rrggbb")
         result[label] = colour
     return result
+
+
+def warn(figure: Figure, failed: Sequence[str]) -> None:
+    """Head a figure with the attack checks that fail, one line each; nothing where all pass."""
+    if failed:
+        lines = ["Robust accuracies to be read with care. " + line for line in failed[:1]] + list(failed[1:])
+        width = int(figure.get_figwidth() * 22)
+        text = "\n".join(textwrap.fill(line, width) for line in lines)
+        figure.suptitle(text, color="firebrick", fontsize=7, x=0.01, horizontalalignment="left")
 
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path, dpi: int) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from robust_tangents import storage
+from robust_tangents.attack_checks import CHECKS
 
 ACCURACIES = ("accuracy", "robust_accuracy", "pgd_accuracy", "margin_accuracy", "zero_gradient")
 
@@ -46,7 +47,8 @@ def _panels(measured: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, n
 def second_stages(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Columns row, panel, parent, network, seed, epoch (of spawning), value.
 
-    Panels are those of ACCURACIES that a network has under the row's attack, and relative_magnitude.
+    Panels are those of ACCURACIES and of CHECKS (0 or 1) that a network has under the row's attack, and
+    relative_magnitude.
 
     Args:
         rows: rows of a figure: ``title``, ``attack``, and ``curves`` with ``label`` and the ``files`` of kind
@@ -60,7 +62,9 @@ def second_stages(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
                     for seed in stage2.names():
                         epochs = stage2[f"{seed}/spawn_epochs"]
                         for network in set(stage2.names(seed)) - {"spawn_epochs"}:
-                            names = {panel: f"{seed}/{network}/{row['attack']}/{panel}" for panel in ACCURACIES}
+                            names = {
+                                panel: f"{seed}/{network}/{row['attack']}/{panel}" for panel in (*ACCURACIES, *CHECKS)
+                            }
                             names["relative_magnitude"] = f"{seed}/{network}/relative_magnitude"
                             for panel, name in names.items():
                                 if name in stage2:
@@ -71,10 +75,25 @@ def second_stages(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return table.sort_values(["row", "parent", "network", "panel", "seed", "epoch"], kind="stable", ignore_index=True)
 
 
-def transfer(paths: Iterable[str]) -> pd.DataFrame:
-    """Columns source, target, seed, value (accuracy of the target on attacks made on the source).
+def failed_checks(table: pd.DataFrame) -> list[str]:
+    """One line for each of CHECKS that fails somewhere in a table of `second_stages`: which, and where."""
+    failed = table[table["panel"].isin(list(CHECKS)) & (table["value"] > 0)]
+    several_rows = table["row"].nunique() > 1
+    lines = []
+    for check, where in failed.groupby("panel", sort=False):
+        places = []
+        for (row, parent, network), part in where.groupby(["row", "parent", "network"], sort=False):
+            epochs = ", ".join(f"{epoch:g}" for epoch in sorted(part["epoch"].unique()))
+            places.append(f"{row + ', ' if several_rows else ''}{network} from {parent} parent at {epochs}")
+        lines.append(f"{CHECKS[str(check)]}: {'; '.join(places)}")
+    return lines
 
-    Sources and targets read "parent, variant, epoch", in the order of the files of kind "transfer".
+
+def transfer(paths: Iterable[str]) -> pd.DataFrame:
+    """Columns source, target, seed, value (accuracy of the target on attacks made on the source), and ``masked``.
+
+    ``masked`` says whether some other source hurts the target more than its own attack, beyond chance. Sources and
+    targets read "parent, variant, epoch", in the order of the files of kind "transfer".
     """
     tables = []
     for path in paths:
@@ -83,5 +102,7 @@ def transfer(paths: Iterable[str]) -> pd.DataFrame:
                 names = [name.decode().replace("|", ", ") for name in measured[f"{seed}/networks"]]
                 table = pd.DataFrame(measured[f"{seed}/accuracy"], index=names, columns=names)
                 table = table.rename_axis("source").melt(ignore_index=False, var_name="target").reset_index()
-                tables.append(table.assign(seed=int(seed.removeprefix("seed"))))
+                masked = dict(zip(names, measured[f"{seed}/stronger_than_white_box"], strict=True))
+                table = table.assign(seed=int(seed.removeprefix("seed")), masked=table["target"].map(masked))
+                tables.append(table)
     return pd.concat(tables, ignore_index=True)
