@@ -16,24 +16,30 @@ from robust_tangents.attack_checks import stronger_than_white_box
 from robust_tangents.attacks import Attack
 from robust_tangents.errors import InputError
 from robust_tangents.evaluation import transfer_matrix
-from robust_tangents.linearization import Expansion
+from robust_tangents.linearization import Expansion, Variant
 
 
-def predictors(network: models.Network, stage2: storage.Artefact, segments: list, seed: int, spec: dict) -> dict:
+def predictors(
+    network: models.Network,
+    variants: dict[Variant, Expansion],
+    stage2: storage.Artefact,
+    segments: list,
+    seed: int,
+    wanted: list[float],
+) -> dict:
     """A parent and the networks spawned from it, by (variant, spawn epoch)."""
     result = {}
     epochs = stage2[f"seed{seed}/spawn_epochs"].tolist()
     for row, epoch in enumerate(epochs):
-        if epoch not in spec["spawn_epochs"]:
+        if epoch not in wanted:
             continue
         parent = checkpoints.load_from(segments, seed, epoch)
         result["standard", epoch] = Partial(network.logits, *parent)
-        for variant in spec["variants"]:
+        for variant, model in variants.items():
             name = f"seed{seed}/{variant}/network"
             if name not in stage2:
                 raise InputError(f"{stage2.path}: holds no networks; set keep_networks for this second stage")
             kept = jax.tree.map(operator.itemgetter(row), stage2[name])
-            model = Expansion.of(network, variant, spec["batch_norm"])
             _, point = model.start(parent[0], kept.get("batch_stats", {}), centered=variant.endswith("centered"))
             result[variant, epoch] = Partial(model.logits, kept["displacement"], point)
     return result
@@ -53,13 +59,16 @@ def main(options) -> None:
         data = read(options.data, "data")
         images, labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
         network = models.build(spec["model"], len(data["class_names"]), execution.choose(images.shape[1:]))
+        # Made once: predictors share compiled programs if they are methods of one object.
+        variants = {name: Expansion.of(network, name, spec["batch_norm"]) for name in spec["variants"]}
         batch_size = min(spec["batch_size"], len(labels))
         for seed in _job.progress(spec["seeds"], "seeds"):
             networks: dict[tuple, Partial] = {}
             for files in options.networks:
                 segments = [read(path, "segment") for path in files["segments"]]
                 for path in files["stage2"]:
-                    found = predictors(network, read(path, "stage 2"), segments, seed, spec)
+                    stage2 = read(path, "stage 2")
+                    found = predictors(network, variants, stage2, segments, seed, spec["spawn_epochs"])
                     networks |= {(files["label"], *name): predict for name, predict in found.items()}
             key = randomness.key(spec["study_seed"], seed, "evaluation")
             attack = Attack.of(spec["attack"])

@@ -2,6 +2,8 @@
 
 import _job
 
+from contextlib import ExitStack
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +14,11 @@ from robust_tangents.evaluation import Robustness, robustness
 from robust_tangents.training import State, Trainer, as_float
 
 
-def train_seed(seed: int, spec: dict, data: storage.Artefact, previous: storage.Artefact | None) -> dict:
+def train_seed(
+    network: models.Network, seed: int, spec: dict, data: storage.Artefact, previous: storage.Artefact | None
+) -> dict:
     """Checkpoints, momentum and metrics of one seed over the segment."""
     images, labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
-    network = models.build(spec["model"], len(data["class_names"]), execution.choose(images.shape[1:]))
     trainer = Trainer(network, images, labels, spec["training"], (spec["study_seed"], seed))
     evaluate = evaluator(network, spec, seed, data)
     start, stop = spec["epochs"]
@@ -77,14 +80,17 @@ def evaluator(network: models.Network, spec: dict, seed: int, data: storage.Arte
 
 def main(options) -> None:
     spec, inputs = options.spec, {}
-    with storage.read(options.data, "data") as data:
+    with ExitStack() as stack:
+        data = stack.enter_context(storage.read(options.data, "data"))
         inputs["data"] = data.checksum
+        previous = None
         if options.previous:
-            with storage.read(options.previous, "segment") as previous:
-                inputs["previous"] = previous.checksum
-                result = {f"seed{seed}": train_seed(seed, spec, data, previous) for seed in spec["seeds"]}
-        else:
-            result = {f"seed{seed}": train_seed(seed, spec, data, None) for seed in spec["seeds"]}
+            previous = stack.enter_context(storage.read(options.previous, "segment"))
+            inputs["previous"] = previous.checksum
+        # One network for all seeds, so that they share compiled programs.
+        shape = data["train/images"].shape[1:]
+        network = models.build(spec["model"], len(data["class_names"]), execution.choose(shape))
+        result = {f"seed{seed}": train_seed(network, seed, spec, data, previous) for seed in spec["seeds"]}
     storage.write(options.out, kind="segment", data=result, spec=spec, inputs=inputs)
 
 

@@ -16,19 +16,23 @@ from robust_tangents.training import State, Trainer, as_float
 
 
 class Stage2:
-    """Second-stage trainings and evaluations of one seed."""
+    """Second-stage trainings and evaluations, one seed after the other (which share compiled programs)."""
 
-    def __init__(self, spec: dict, seed: int, data: storage.Artefact):
+    def __init__(self, spec: dict, data: storage.Artefact):
         self.spec = spec
-        images, labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
+        self.images, self.labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
         self.test_images, self.test_labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
         self.batch_size = min(spec["training"]["batch_size"], len(self.test_labels))
-        self.network = models.build(spec["model"], len(data["class_names"]), execution.choose(images.shape[1:]))
-        seeds = (spec["study_seed"], seed)
-        roles: tuple[randomness.Role, randomness.Role] = ("stage2 order", "stage2 attack")
+        shape = self.images.shape[1:]
+        self.network = models.build(spec["model"], len(data["class_names"]), execution.choose(shape))
         self.models = {v: Expansion.of(self.network, v, spec["batch_norm"]) for v in spec["variants"]}
+
+    def take(self, seed: int) -> None:
+        """Turn to a seed."""
+        seeds = (self.spec["study_seed"], seed)
+        roles: tuple[randomness.Role, randomness.Role] = ("stage2 order", "stage2 attack")
         self.trainers = {
-            variant: Trainer(model, images, labels, spec["training"], seeds, roles)
+            variant: Trainer(model, self.images, self.labels, self.spec["training"], seeds, roles)
             for variant, model in self.models.items()
         }
         self.key = randomness.key(*seeds, "evaluation")
@@ -59,10 +63,10 @@ class Stage2:
 
     def relative_magnitude(self, model: Expansion, state: State) -> float:
         """Mean over the test set; not finite where the parent's output is zero."""
-        ratio = jax.jit(model.relative_magnitude)
         begins = range(0, len(self.test_images), self.batch_size)
         batches = [as_float(self.test_images[begin : begin + self.batch_size]) for begin in begins]
-        return float(jnp.concatenate([ratio(state.params, state.batch_stats, batch) for batch in batches]).mean())
+        ratios = [model.relative_magnitude(state.params, state.batch_stats, batch) for batch in batches]
+        return float(jnp.concatenate(ratios).mean())
 
 
 def main(options) -> None:
@@ -71,8 +75,10 @@ def main(options) -> None:
     with ExitStack() as stack:
         data = stack.enter_context(storage.read(options.data, "data"))
         segments = [stack.enter_context(storage.read(path, "segment")) for path in options.segments]
+        stage2 = Stage2(spec, data)
         for seed in spec["seeds"]:
-            stage2, rows = Stage2(spec, seed, data), []
+            stage2.take(seed)
+            rows = []
             for epoch in _job.progress(spec["spawn_epochs"], f"seed {seed}, spawn epochs"):
                 rows.append(stage2.spawn(checkpoints.load_from(segments, seed, epoch)))
             # Every value becomes an array over spawn epochs.

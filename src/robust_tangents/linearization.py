@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -84,6 +85,7 @@ class Expansion:
         zeroth, first, batch_stats = self._expand(evaluate, point["params"], displacement)
         return point["zeroth"] * zeroth + first, {**point, "batch_stats": batch_stats}
 
+    @partial(jax.jit, static_argnames="self")
     def relative_magnitude(self, displacement: Params, point: dict[str, Any], images: jax.Array) -> jax.Array:
         """‖J δ‖² / ‖f_θₜ‖² for every image, (B,); infinite or undefined where f_θₜ(x) = 0, as before training.
 

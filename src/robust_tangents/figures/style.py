@@ -57,8 +57,8 @@ def palette(labels: Sequence[str], colours: Mapping[str, str]) -> dict[str, Any]
 def warn(figure: Figure, failed: Sequence[str]) -> None:
     """Head a figure with the attack checks that fail, one line each; nothing where all pass."""
     if failed:
-        lines = ["Robust accuracies to be read with care. " + line for line in failed[:1]] + list(failed[1:])
-        width = int(figure.get_figwidth() * 22)
+        width = int(figure.get_figwidth() * 18)
+        lines = [f"Robust accuracies to be read with care: {failed[0]}", *failed[1:]]
         text = "\n".join(textwrap.fill(line, width) for line in lines)
         figure.suptitle(text, color="firebrick", fontsize=7, x=0.01, horizontalalignment="left")
 
