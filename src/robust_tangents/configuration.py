@@ -372,8 +372,8 @@ class Study:
         rows = self.figures[figure]["rows"]
         names = dict.fromkeys(run for row in rows for run in {**row.get("runs", {}), **row.get("parents", {})}.values())
         runs = [self.runs[name] for name in names]
-        used = [run["attack"] for run in runs if run["objective"] == "adversarial"]
-        used += [self.config["stage2"][row["stage2"]]["attack"] for row in rows if "stage2" in row]
+        trainings = [*runs, *(self.config["stage2"][row["stage2"]] for row in rows if "stage2" in row)]
+        used = [training["attack"] for training in trainings if training["objective"] == "adversarial"]
         used += [row["attack"] for row in rows if "attack" in row]
         attacks = {name: self.attack(name, "") for name in used}
 
