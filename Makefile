@@ -6,7 +6,7 @@ JAX ?= $(firstword $(patsubst $(VENV)/ready-%,%,$(wildcard $(VENV)/ready-*)) mai
 READY := $(VENV)/ready-$(JAX)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: figures test lint environment lock clean
+.PHONY: figures test lint benchmarks environment lock clean
 
 figures: environment
 	snakemake --cores all --rerun-incomplete
@@ -20,6 +20,16 @@ lint: environment
 	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+# Engines against peers, which live in environments of their own (5 GB); about half an hour on two cores.
+benchmarks: environment .benchmarks/ready
+	snakemake --cores 1 neural_tangents
+	python benchmarks/run.py
+
+.benchmarks/ready: envs/benchmarks.txt
+	$(PYTHON) -m venv --clear .benchmarks
+	.benchmarks/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/benchmarks.txt
+	touch $@
 
 environment: $(READY)
 
@@ -35,4 +45,4 @@ lock:
 	envs/lock.sh
 
 clean:
-	rm -rf $(VENV) .neural-tangents .jax-cache
+	rm -rf $(VENV) .neural-tangents .benchmarks .jax-cache

@@ -13,6 +13,7 @@ lock main.in -o main.txt
 for cuda in cuda12 cuda13; do
     lock main.in "$cuda.in" --constraints main.txt -o "$cuda.txt"
 done
+lock benchmarks.in -o benchmarks.txt
 lock --no-deps neural-tangents.in -o neural-tangents.txt
 
 for name in main neural-tangents; do

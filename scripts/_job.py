@@ -61,6 +61,7 @@ if (_wanted := _threads.parse_known_args()[0].threads) is not None:
     _keep_to_threads(_wanted)
 
 from robust_tangents.errors import InputError
+from robust_tangents.memory import keep_memory
 
 log = logging.getLogger("robust_tangents")
 
@@ -88,6 +89,7 @@ def _terminate(number: int, frame: object) -> NoReturn:
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:
     """Parse, log, run; a user's error is one line and status 1."""
     options = arguments.parse_args()
+    keep_memory()
     signal.signal(signal.SIGTERM, _terminate)
     name = Path(sys.argv[0]).stem
     try:

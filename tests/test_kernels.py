@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 from robust_tangents import models
 from robust_tangents.execution import Execution
 from robust_tangents.kernel_measures import specialization
-from robust_tangents.kernels import Kind, _gradients, empirical_kernels
+from robust_tangents.kernels import Kind, _as_weights_see, _convolutions, _forward, _gradients, empirical_kernels
 
 ROOT = Path(__file__).parents[1]
 EXECUTION = Execution("xla", compiled_loops=True)
@@ -150,9 +150,9 @@ def test_any_budget_gives_the_same_kernels(checkpoint, kernels, images, rows, mo
             taken.append(len(leaf))
         return result
 
-    size = sum(leaf.size for leaf in jax.tree.leaves(_gradients(network, params, batch_stats, images[:1], 0)))
+    rows_of_one = _gradients(params, *_forward(network, params, batch_stats, images[:1]), jnp.eye(CLASSES)[0])
     monkeypatch.setattr("robust_tangents.kernels._gradients", counting)
-    budget = 2 * rows * 4 * size
+    budget = 3 * rows * 4 * sum(leaf.size for leaf in jax.tree.leaves(rows_of_one))
     blocked = empirical_kernels(network, params, batch_stats, images, ALL, budget)
     for kind, kernel in blocked.items():
         assert_close(kernel, kernels("fully connected")[kind])
@@ -208,7 +208,9 @@ def test_few_positions_and_many_channels_give_the_same_kernels(shape):
     found = empirical_kernels(network, params, batch_stats, images, ["class"])["class"]
     rows = jacobian((network, params, batch_stats), images)
     assert_close(found, np.einsum("icp,jcp->cij", rows, rows))
-    forms = {type(part) for part in _gradients(network, params, batch_stats, images, 0)}
+    reads, pull_back = _forward(network, params, batch_stats, images)
+    reads = _as_weights_see(reads, _convolutions(network, shape))
+    forms = {type(part) for part in _gradients(params, reads, pull_back, jnp.eye(CLASSES)[0])}
     assert len(forms) == 2  # some layers by factors, some by their products
 
 

@@ -8,7 +8,7 @@ part of the kernel costs p·f multiply-adds per pair of images from the products
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,6 +22,9 @@ from robust_tangents.models import BatchStats, Network, Params
 from robust_tangents.models.layers import BatchNorm, Conv
 
 Kind = Literal["trace", "class", "full"]
+
+# Bytes of a forward pass beyond which larger blocks are no faster (two CPU cores; more does not hurt elsewhere).
+_USEFUL = 1 << 29
 
 
 class _Factors(NamedTuple):
@@ -45,7 +48,7 @@ def _patches(x: jax.Array, size: int, stride: int) -> jax.Array:
 def _observe(network: Network, params: Params, batch_stats: BatchStats, images: jax.Array, added: Any) -> Any:
     """Logits, and what every layer reads and writes, by its path; ``added`` is added to what layers write.
 
-    Reading is meant as the weights see it: patches of images for a convolution, normalised values for batch norm.
+    What batch norm reads is given as its weights see it, after normalising.
     """
     seen: dict[Any, tuple[jax.Array, jax.Array]] = {}
 
@@ -57,9 +60,7 @@ def _observe(network: Network, params: Params, batch_stats: BatchStats, images: 
         if layer.path in seen:
             raise NotImplementedError(f"{'/'.join(layer.path)}: a layer that is used twice has no kernel here yet")
         read = args[0]
-        if isinstance(layer, Conv):
-            read = _patches(read, layer.size, layer.stride)
-        elif isinstance(layer, BatchNorm):
+        if isinstance(layer, BatchNorm):
             neutral = {"scale": jnp.ones(read.shape[-1]), "offset": jnp.zeros(read.shape[-1])}
             variables = {"params": neutral, "batch_stats": layer.variables["batch_stats"]}
             read = layer.clone(parent=None).apply(variables, *args, **kwargs)
@@ -71,34 +72,59 @@ def _observe(network: Network, params: Params, batch_stats: BatchStats, images: 
 
 
 @partial(jax.jit, static_argnames="network")
-def _gradients(network: Network, params: Params, batch_stats: BatchStats, images: jax.Array, c: jax.Array) -> list[Any]:
-    """Gradients of logit ``c`` at every image with respect to all parameters: rows (n, size), or `_Factors`."""
+def _forward(network: Network, params: Params, batch_stats: BatchStats, images: jax.Array) -> tuple[Any, Any]:
+    """What every layer reads at n images, by its path, and the function that takes ∂/∂logits back to all layers."""
     _, shapes = jax.eval_shape(partial(_observe, network), params, batch_stats, images, None)
-    layers: dict[Any, dict[str, Any]] = {}
-    for (*path, name), value in flatten_dict(params).items():
-        layers.setdefault(tuple(path), {})[name] = value
-    if missing := layers.keys() - shapes.keys():
+    if missing := {path[:-1] for path in flatten_dict(params)} - shapes.keys():
         raise NotImplementedError(f"{'/'.join(min(missing))}: a layer of this kind has no kernel here yet")
     zeros = {path: jnp.zeros(written.shape) for path, (_, written) in shapes.items()}
-    logits, pull_back, seen = jax.vjp(
+    _, pull_back, seen = jax.vjp(
         lambda added: _observe(network, params, batch_stats, images, added), zeros, has_aux=True
     )
-    [dependences] = pull_back(jnp.broadcast_to(jax.nn.one_hot(c, logits.shape[-1]), logits.shape))
+    return {path: read for path, (read, _) in seen.items()}, pull_back
+
+
+@cache
+def _convolutions(network: Network, shape: tuple[int, ...]) -> tuple[tuple[Any, tuple[int, int]], ...]:
+    """(path, (size, stride)) of every convolution of a network for images of a shape."""
+    found: dict[Any, tuple[int, int]] = {}
+
+    def note(call, args, kwargs, context):
+        if isinstance(layer := context.module, Conv):
+            found[layer.path] = layer.size, layer.stride
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(partial(network.module.init, train=True), jax.random.key(0), jnp.zeros((1, *shape)))
+    return tuple(found.items())
+
+
+# On its own, because within `_gradients` XLA would make patches anew for each of their uses.
+@partial(jax.jit, static_argnames="convolutions")
+def _as_weights_see(reads: Any, convolutions: tuple[tuple[Any, tuple[int, int]], ...]) -> Any:
+    """Patches of what convolutions read, (n, T, p); other reads as they are."""
+    return reads | {path: _patches(reads[path], size, stride) for path, (size, stride) in convolutions}
+
+
+@jax.jit
+def _gradients(params: Params, reads: Any, pull_back: Any, direction: jax.Array) -> list[Any]:
+    """Gradients of direction · logits at every image with respect to all parameters: rows (n, size), or `_Factors`."""
+    count = len(next(iter(reads.values())))
+    [dependences] = pull_back(jnp.broadcast_to(direction, (count, len(direction))))
     gradients: list[Any] = []
-    for path, weights in layers.items():
-        dependence = dependences[path].reshape(len(images), -1, dependences[path].shape[-1])
-        read = seen[path][0].reshape(*dependence.shape[:2], -1)
-        if "scale" in weights:
-            gradients.append(jnp.sum(read * dependence, axis=1))
-        if "offset" in weights or "bias" in weights:
+    for *path, name in flatten_dict(params):
+        dependence = dependences[tuple(path)]
+        dependence = dependence.reshape(count, -1, dependence.shape[-1])
+        read = reads[tuple(path)].reshape(*dependence.shape[:2], -1)
+        (positions, width), features = read.shape[1:], dependence.shape[-1]
+        if name in ("offset", "bias"):
             gradients.append(jnp.sum(dependence, axis=1))
-        if "kernel" in weights:
-            (positions, width), features = read.shape[1:], dependence.shape[-1]
-            if positions**2 * (width + features) < width * features:
-                gradients.append(_Factors(read, dependence))
-            else:
-                products = jnp.einsum("ntp,ntf->npf", read, dependence)
-                gradients.append(products.reshape(len(images), -1))
+        elif name == "scale":
+            gradients.append(jnp.sum(read * dependence, axis=1))
+        elif positions**2 * (width + features) < width * features:
+            gradients.append(_Factors(read, dependence))
+        else:
+            gradients.append(jnp.einsum("ntp,ntf->npf", read, dependence).reshape(count, -1))
     return gradients
 
 
@@ -121,19 +147,31 @@ def _numbers(tree: Any) -> int:
 class _Rows:
     """Gradients of rows (class, image), made block by block."""
 
-    def __init__(self, network: Network, params: Params, batch_stats: BatchStats, images: jax.Array, budget: int):
-        self.make = partial(_gradients, network, params, batch_stats)
-        self.images = images
-        row = jax.eval_shape(partial(_gradients, network), params, batch_stats, images[:1], 0)
+    def __init__(
+        self, network: Network, params: Params, batch_stats: BatchStats, images: jax.Array, budget: int, classes: int
+    ):
+        """``classes``: how many are compared with each other."""
+        self.network, self.params, self.batch_stats, self.images = network, params, batch_stats, images
+        self.directions = jnp.eye(network.classes)
+        self.convolutions = _convolutions(network, images.shape[1:])
+        forward = jax.eval_shape(partial(_forward, network), params, batch_stats, images[:1])
+        reads = jax.eval_shape(partial(_as_weights_see, convolutions=self.convolutions), forward[0])
+        row = jax.eval_shape(_gradients, params, reads, forward[1], self.directions[0])
         positions = max((part.read.shape[1] for part in row if isinstance(part, _Factors)), default=1)
-        on_the_way = jax.eval_shape(partial(_observe, network), params, batch_stats, images[:1], None)
-        # Half of the budget for finished rows; the other half for making a block, and for comparing all positions of
-        # two blocks.
-        rows = max(2, budget // 2 // (4 * _numbers(row)))
-        makeable = budget // 2 // (4 * _numbers(on_the_way))
-        comparable = int((budget // 4 // 8) ** 0.5) // positions
-        self.block = max(1, min(len(images), rows // 2, makeable, comparable))
-        self.resident = max(1, rows // self.block - 1)
+        # Half of the budget for forward passes (all of them, if they fit, serve all classes), a third for finished
+        # rows, the rest for making a block and for comparing all positions of two blocks.
+        passes = budget // 2 // (4 * _numbers(forward))
+        rows = max(2, budget // 3 // (4 * _numbers(row)))
+        comparable = int((budget // 8 // 8) ** 0.5) // positions
+        count, useful = len(images), _USEFUL // (4 * _numbers(forward))
+        all_fit = rows >= count * classes
+        largest = max(1, min(count if all_fit else rows // 2, passes, comparable, useful))
+        self.block = -(-count // -(-count // largest))
+        self.resident = max(1, rows // self.block - (not all_fit))
+        self.forward = self._forward if passes < count else cache(self._forward)
+
+    def _forward(self, begin: int) -> tuple[Any, Any]:
+        return _forward(self.network, self.params, self.batch_stats, self.images[begin : begin + self.block])
 
     def blocks(self, classes: Sequence[int]) -> list[tuple[int, int]]:
         """(class, first image) of every block."""
@@ -141,7 +179,8 @@ class _Rows:
 
     def gradients(self, block: tuple[int, int]) -> Any:
         c, begin = block
-        return self.make(self.images[begin : begin + self.block], c)
+        reads, pull_back = self.forward(begin)
+        return _gradients(self.params, _as_weights_see(reads, self.convolutions), pull_back, self.directions[c])
 
     def tiles(self, blocks: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[int, int], np.ndarray]]:
         """Inner products of every pair of blocks, once; blocks are made again only if they do not all fit in memory."""
@@ -189,7 +228,8 @@ def empirical_kernels(
     """
     count, classes = len(images), network.classes
     with jax.default_matmul_precision("highest"):
-        rows = _Rows(network, params, batch_stats, images, budget)
+        compared = classes if "full" in kinds else 1
+        rows = _Rows(network, params, batch_stats, images, budget, compared)
         if "full" in kinds:
             full = np.zeros((count, classes, count, classes), np.float32)
             for (c, i), (d, j), tile in rows.tiles(rows.blocks(range(classes))):

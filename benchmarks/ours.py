@@ -1,0 +1,118 @@
+"""Our side: the engines as the workflow's jobs use them."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "src"))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from side import converse, problem
+
+from robust_tangents import execution, models
+from robust_tangents.attacks import Attack, pgd
+from robust_tangents.kernels import empirical_kernels
+from robust_tangents.linearization import Expansion
+from robust_tangents.memory import keep_memory
+from robust_tangents.training import State, Trainer
+
+RESNET = {"architecture": "resnet", "width": 16, "blocks": [2, 2, 2, 2]}
+SGD = {"batch_size": 128, "learning_rate": [[0, 0.01]], "momentum": 0.9, "weight_decay": 0}
+
+
+class Given:
+    """A network of one image size, with its parameters and images."""
+
+    def __init__(self, given: dict[str, Any]):
+        self.images, self.labels = jnp.asarray(given["images"]), jnp.asarray(given["labels"])
+        self.network = models.build(RESNET, 10, execution.choose(self.images.shape[1:]))
+        self.params, self.batch_stats = jax.tree.map(jnp.asarray, (given["params"], given["batch_stats"]))
+
+
+def kernel(given: Given, count: int):
+    images = given.images[:count]
+    budget = 2 << 30
+
+    def run():
+        return empirical_kernels(given.network, given.params, given.batch_stats, images, ["trace"], budget)["trace"]
+
+    return run
+
+
+def attack(given: Given, steps: int, batch: int = 128):
+    predict = Partial(given.network.logits, given.params, given.batch_stats)
+    settings = Attack(8 / 255, 2 / 255, steps, random_start=False)
+    execute = given.network.execution
+    run = jax.jit(pgd, static_argnames="execution") if execute.compiled_loops else pgd
+    x, y = given.images[:batch], given.labels[:batch]
+    return lambda: jax.block_until_ready(run(predict, x, y, jax.random.key(0), settings, execution=execute))
+
+
+def loss(model: Any, params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+    logits, _ = model.train(params, batch_stats, images)
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1).mean()
+
+
+def gradient(given: Given, linearized: bool = False, batch: int = 128):
+    model: Any = Expansion(given.network) if linearized else given.network
+    at = (given.params, given.batch_stats)
+    if linearized:
+        at = model.start(*at, centered=False)
+    compiled = jax.jit(jax.grad(partial(loss, model)))
+    x, y = given.images[:batch], given.labels[:batch]
+    return lambda: jax.block_until_ready(compiled(*at, x, y))["stem_conv"]["kernel"]
+
+
+def epoch(given: Given, steps: int):
+    """Adversarial training on pure adversarial batches of 128: all images once."""
+    attack = {"epsilon": 8 / 255, "step_size": 2 / 255, "steps": steps, "random_start": False}
+    spec = {**SGD, "objective": "adversarial", "adversarial_steps": "pure", "attack": attack}
+    trainer = Trainer(given.network, given.images, given.labels, spec, (0, 0))
+    start = State.start(given.params, given.batch_stats)
+
+    def run():
+        [(_, state, value)] = trainer.epoch(start, 0)
+        jax.block_until_ready(state)
+        return value
+
+    return run
+
+
+def matmul(size: int = 2048):
+    a = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(product(a, a))[0, 0]
+
+
+def spectrum(count: int = 500):
+    """Eigenvalues of 20 kernels in float64, as the measures of one run need them."""
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(20, count, 2 * count))
+    kernels = roots @ roots.transpose(0, 2, 1)
+    return lambda: np.linalg.eigvalsh(kernels)
+
+
+if __name__ == "__main__":
+    keep_memory()
+    everything = problem(Path(sys.argv[1]))
+    large, small = Given(everything["32x32"]), Given(everything["8x8"])
+    tasks = {
+        "pgd 32x32": lambda: attack(large, 20),
+        "pgd 8x8": lambda: attack(small, 20),
+        "gradient": lambda: gradient(large),
+        "gradient 8x8": lambda: gradient(small),
+        "linearized gradient": lambda: gradient(large, linearized=True),
+        "linearized gradient 8x8": lambda: gradient(small, linearized=True),
+        "epoch": lambda: epoch(large, 10),
+        "pgd of an epoch's batch": lambda: attack(large, 10),
+        "matmul": matmul,
+        "spectrum": spectrum,
+    }
+    for count in (100, 200, 400, 800, 1600):
+        tasks[f"kernel {count}"] = partial(kernel, large, count)
+    converse(tasks)

@@ -1,0 +1,48 @@
+"""What every side of a comparison shares: the problem it reads, and the conversation with run.py.
+
+A side is a process that prepares tasks and runs them when told, so that two sides, each in its own environment, can
+take turns. It reads one JSON object per line and answers with one: {"prepare": task} is answered when the task has been
+set up, compiled and run once; {"run": task} with {"seconds": …}; {"save": task, "path": …} writes the last result.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+BLOCKS = (2, 2, 2, 2)
+GROUPS = len(BLOCKS)
+
+
+def problem(path: Path) -> dict[str, Any]:
+    """Nested dictionary of arrays of an HDF5 file."""
+
+    def read(group: Any) -> Any:
+        return {name: read(item) if isinstance(item, h5py.Group) else item[()] for name, item in group.items()}
+
+    with h5py.File(path) as file:
+        return read(file)
+
+
+def converse(tasks: dict[str, Callable[[], Callable[[], Any]]]) -> None:
+    """Serve until the input ends. A task is a function that sets up and gives the function to be timed."""
+    prepared: dict[str, Callable[[], Any]] = {}
+    results: dict[str, Any] = {}
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer: dict[str, Any] = {}
+        if "prepare" in order:
+            prepared[order["prepare"]] = tasks[order["prepare"]]()
+            results[order["prepare"]] = prepared[order["prepare"]]()
+        elif "run" in order:
+            begin = time.perf_counter()
+            results[order["run"]] = prepared[order["run"]]()
+            answer["seconds"] = time.perf_counter() - begin
+        else:
+            np.save(order["path"], np.asarray(results[order["save"]]))
+        print(json.dumps(answer), flush=True)
