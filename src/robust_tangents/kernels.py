@@ -24,7 +24,7 @@ from robust_tangents.models.layers import BatchNorm, Conv
 Kind = Literal["trace", "class", "full"]
 
 # Bytes of a forward pass beyond which larger blocks are no faster (two CPU cores; more does not hurt elsewhere).
-_USEFUL = 1 << 29
+_USEFUL = 1 << 28
 
 
 class _Factors(NamedTuple):
@@ -154,24 +154,38 @@ class _Rows:
         self.network, self.params, self.batch_stats, self.images = network, params, batch_stats, images
         self.directions = jnp.eye(network.classes)
         self.convolutions = _convolutions(network, images.shape[1:])
-        forward = jax.eval_shape(partial(_forward, network), params, batch_stats, images[:1])
-        reads = jax.eval_shape(partial(_as_weights_see, convolutions=self.convolutions), forward[0])
-        row = jax.eval_shape(_gradients, params, reads, forward[1], self.directions[0])
+        self.kept: dict[int, Any] = {}
+
+        def shapes(count: int) -> tuple[Any, Any]:
+            some = jax.ShapeDtypeStruct((count, *images.shape[1:]), images.dtype)
+            reads, pull_back = jax.eval_shape(partial(_forward, network), params, batch_stats, some)
+            patches = jax.eval_shape(partial(_as_weights_see, convolutions=self.convolutions), reads)
+            row = jax.eval_shape(_gradients, params, patches, pull_back, self.directions[0])
+            return (reads, pull_back), row
+
+        (one, row), (two, _) = shapes(1), shapes(2)
+        bytes_of_pass, bytes_of_row = 4 * (_numbers(two) - _numbers(one)), 4 * _numbers(row)
         positions = max((part.read.shape[1] for part in row if isinstance(part, _Factors)), default=1)
         # Half of the budget for forward passes (all of them, if they fit, serve all classes), a third for finished
         # rows, the rest for making a block and for comparing all positions of two blocks.
-        passes = budget // 2 // (4 * _numbers(forward))
-        rows = max(2, budget // 3 // (4 * _numbers(row)))
+        passes, rows = budget // 2 // bytes_of_pass, max(2, budget // 3 // bytes_of_row)
         comparable = int((budget // 8 // 8) ** 0.5) // positions
-        count, useful = len(images), _USEFUL // (4 * _numbers(forward))
+        count, useful = len(images), _USEFUL // bytes_of_pass
         all_fit = rows >= count * classes
         largest = max(1, min(count if all_fit else rows // 2, passes, comparable, useful))
         self.block = -(-count // -(-count // largest))
         self.resident = max(1, rows // self.block - (not all_fit))
-        self.forward = self._forward if passes < count else cache(self._forward)
+        self.keep = passes >= count
 
-    def _forward(self, begin: int) -> tuple[Any, Any]:
-        return _forward(self.network, self.params, self.batch_stats, self.images[begin : begin + self.block])
+    def forward(self, begin: int) -> tuple[Any, Any]:
+        """What `_forward` gives for the block that begins with an image."""
+        if begin in self.kept:
+            return self.kept[begin]
+        block = self.images[begin : begin + self.block]
+        made = _forward(self.network, self.params, self.batch_stats, block)
+        if self.keep:
+            self.kept[begin] = made
+        return made
 
     def blocks(self, classes: Sequence[int]) -> list[tuple[int, int]]:
         """(class, first image) of every block."""
