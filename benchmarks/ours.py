@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from side import converse, problem
+from side import RESNET, converse, problem
 
 from robust_tangents import execution, models
 from robust_tangents.attacks import Attack, pgd
@@ -21,7 +21,6 @@ from robust_tangents.linearization import Expansion
 from robust_tangents.memory import keep_memory
 from robust_tangents.training import State, Trainer
 
-RESNET = {"architecture": "resnet", "width": 16, "blocks": [2, 2, 2, 2]}
 SGD = {"batch_size": 128, "learning_rate": [[0, 0.01]], "momentum": 0.9, "weight_decay": 0}
 
 

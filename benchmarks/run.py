@@ -21,6 +21,7 @@ from typing import Any
 import h5py
 import jax
 import numpy as np
+from side import RESNET
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,6 @@ SIDES = {
     "torch": (ROOT / ".benchmarks/bin/python", "by_torch.py"),
 }
 KERNEL_POINTS = 200
-RESNET = {"architecture": "resnet", "width": 16, "blocks": [2, 2, 2, 2]}  # ResNet-18 at a quarter of its width
 
 
 @dataclass(frozen=True)

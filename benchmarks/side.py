@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 BLOCKS = (2, 2, 2, 2)
+RESNET = {"architecture": "resnet", "width": 16, "blocks": list(BLOCKS)}  # ResNet-18 at a quarter of its width
 GROUPS = len(BLOCKS)
 
 

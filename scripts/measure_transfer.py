@@ -16,7 +16,7 @@ from robust_tangents.attack_checks import stronger_than_white_box
 from robust_tangents.attacks import Attack
 from robust_tangents.errors import InputError
 from robust_tangents.evaluation import transfer_matrix
-from robust_tangents.linearization import Expansion, Variant
+from robust_tangents.linearization import Expansion, Variant, is_centered
 
 
 def predictors(
@@ -40,7 +40,7 @@ def predictors(
             if name not in stage2:
                 raise InputError(f"{stage2.path}: holds no networks; set keep_networks for this second stage")
             kept = jax.tree.map(operator.itemgetter(row), stage2[name])
-            _, point = model.start(parent[0], kept.get("batch_stats", {}), centered=variant.endswith("centered"))
+            _, point = model.start(parent[0], kept.get("batch_stats", {}), centered=is_centered(variant))
             result[variant, epoch] = Partial(model.logits, kept["displacement"], point)
     return result
 

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from robust_tangents import checkpoints, execution, models, randomness, storage
 from robust_tangents.evaluation import Robustness, robustness
-from robust_tangents.linearization import Expansion
+from robust_tangents.linearization import Expansion, is_centered
 from robust_tangents.training import State, Trainer, as_float
 
 
@@ -50,7 +50,7 @@ class Stage2:
         """Results of the parent itself ("standard") and of each variant trained from it."""
         result: dict[str, dict] = {"standard": self.evaluate(self.network, *parent)}
         for variant, model in self.models.items():
-            state = State.start(*model.start(*parent, centered=variant.endswith("centered")))
+            state = State.start(*model.start(*parent, centered=is_centered(variant)))
             for epoch in range(self.spec["epochs"]):
                 [(_, state, loss)] = self.trainers[variant].epoch(state, epoch)
             result[variant] = {"loss": loss, **self.evaluate(model, state.params, state.batch_stats)}

@@ -12,7 +12,9 @@ from typing import Any
 from robust_tangents.errors import InputError
 from robust_tangents.schema import Spec, validate
 
-PAPERS = {"loo": "Evolution of neural tangent kernels (Loo et al. 2022)"}
+PAPERS = {
+    "loo": "Evolution of Neural Tangent Kernels under Benign and Adversarial Training (Loo et al. 2022)",
+}
 
 _TITLES = {
     "digits": "Digits",
@@ -352,6 +354,11 @@ class Study:
         kept = self.checkpoints(parent)
         return list(dict.fromkeys(kept[epoch] for epoch in self.spawn_parts(name)[part]))
 
+    @staticmethod
+    def runs_of(row: Spec) -> dict[str, str]:
+        """Runs of a figure's row by label, whatever their part in it."""
+        return {**row.get("runs", {}), **row.get("parents", {})}
+
     def switches(self, figure: str) -> list[int]:
         """Epochs at which runs of a figure branch off."""
         runs = [self.runs[run] for row in self.figures[figure]["rows"] for run in row["runs"].values()]
@@ -370,7 +377,7 @@ class Study:
     def about(self, figure: str) -> dict[str, str]:
         """What a caption has to say of the settings behind a figure."""
         rows = self.figures[figure]["rows"]
-        names = dict.fromkeys(run for row in rows for run in {**row.get("runs", {}), **row.get("parents", {})}.values())
+        names = dict.fromkeys(run for row in rows for run in self.runs_of(row).values())
         runs = [self.runs[name] for name in names]
         trainings = [*runs, *(self.config["stage2"][row["stage2"]] for row in rows if "stage2" in row)]
         used = [training["attack"] for training in trainings if training["objective"] == "adversarial"]

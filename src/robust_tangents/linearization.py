@@ -14,6 +14,11 @@ from robust_tangents.models import BatchStats, Network, Params
 Variant = Literal["linearized", "centered", "nonlinear", "nonlinear_centered"]
 
 
+def is_centered(variant: Variant) -> bool:
+    """Whether a variant leaves out the checkpoint's output (see `Expansion.start`)."""
+    return variant.endswith("centered")
+
+
 @dataclass(frozen=True)
 class Expansion:
     """A model around the checkpoint θₜ, a function of the displacement δ = θ − θₜ.
@@ -38,7 +43,7 @@ class Expansion:
 
     @classmethod
     def of(cls, network: Network, variant: Variant, batch_norm: Literal["frozen", "free"]) -> "Expansion":
-        """The model of a variant; the variant's name also says whether `start` is centered."""
+        """The model of a variant; variants that differ only in `is_centered` share it, and its compiled programs."""
         return cls(network, not variant.startswith("nonlinear"), batch_norm == "free")
 
     @property

@@ -55,6 +55,13 @@ def _description(error: Any, schema: Spec) -> str:
     return text if text[1:2].isupper() or text[1:2].isdigit() else text[:1].lower() + text[1:]
 
 
+def figure_kind(name: str) -> tuple[str, str]:
+    """What a figure is drawn like (itself, or the figure whose settings it takes), and what such a figure shows."""
+    schema = json.loads(SCHEMA.read_text())
+    kind = schema["properties"]["figures"]["properties"][name]["$ref"].removeprefix("#/$defs/")
+    return kind, schema["$defs"][kind]["description"]
+
+
 def _explain(error: Any, schema: Spec) -> str:
     """One line: the key path, what is wrong, what would be right."""
     while error.context:

@@ -11,6 +11,7 @@ sys.path.insert(0, str(root / "src"))
 from robust_tangents.code_dependencies import imported_files  # noqa: E402
 from robust_tangents.configuration import PAPERS, Study  # noqa: E402
 from robust_tangents.errors import InputError  # noqa: E402
+from robust_tangents.schema import figure_kind  # noqa: E402
 
 try:
     study = Study(config)
@@ -64,11 +65,6 @@ def long_output(path):
     return protected(path) if study.config["protect"] else path
 
 
-def in_report(paper, label):
-    """Where the report shows a figure."""
-    return {"category": PAPERS[paper], "labels": {"figure": label}}
-
-
 def any_of(names):
     """Wildcard constraint: one of the names that the study knows."""
     return "|".join(names) or "(?!)"
@@ -112,85 +108,6 @@ def kernels_along_run(wildcards):
 def segments_of_stage2(wildcards):
     needed = study.stage2_segments(wildcards.stage2, wildcards.run, int(wildcards.part))
     return [segment_file(segment, wildcards.seeds) for segment in needed]
-
-
-def curves(figure, runs, paths):
-    """Rows of a figure: its settings, its title, and for every curve the files of all seeds.
-
-    ``paths(row, run, seeds)`` lists the files of one run, the seeds being those that one job takes.
-    """
-    return [
-        {
-            **row,
-            "title": study.title(row[runs].values()),
-            "curves": [
-                {"label": label, "files": [path for seeds in study.seed_groups for path in paths(row, run, seeds)]}
-                for label, run in row[runs].items()
-            ],
-        }
-        for row in study.figures[figure]["rows"]
-    ]
-
-
-def measures_files(row, run, seeds):
-    return [f"{results}/kernel_measures/{row['kernel']}/{run}/{seeds}.h5"]
-
-
-def stage2_files(row, run, seeds):
-    parts = range(len(study.spawn_parts(row["stage2"])))
-    return [stage2_file(row["stage2"], run, seeds, part) for part in parts]
-
-
-def transfer_networks(seeds):
-    """Per parent, the files of its checkpoints and of the networks spawned from them at the figure's spawn epochs."""
-    row = study.figures["loo_transfer"]["rows"][0]
-    parts = [i for i, epochs in enumerate(study.spawn_parts(row["stage2"])) if set(epochs) & set(row["spawn_epochs"])]
-    networks = []
-    for label, run in row["parents"].items():
-        needed = dict.fromkeys(s for part in parts for s in study.stage2_segments(row["stage2"], run, part))
-        networks.append(
-            {
-                "label": label,
-                "segments": [segment_file(segment, seeds) for segment in needed],
-                "stage2": [stage2_file(row["stage2"], run, seeds, part) for part in parts],
-            }
-        )
-    return networks
-
-
-def transfer_inputs(wildcards):
-    return [path for parent in transfer_networks(wildcards.seeds) for path in parent["segments"] + parent["stage2"]]
-
-
-def eigenvector_networks(seeds):
-    """Per network of the figure, its label, epoch, and the files of its checkpoint and kernels."""
-    row = study.figures["loo_eigenvectors"]["rows"][0]
-    networks = []
-    for label, run in row["runs"].items():
-        epoch = row["epochs"][label]
-        segment = study.checkpoints(run)[epoch]
-        kernels = f"{results}/kernels/{row['kernel']}/{segment.name}/{seeds}.h5"
-        networks.append([label, f"{epoch:g}", segment_file(segment, seeds), kernels])
-    return networks
-
-
-def eigenvector_inputs(wildcards):
-    return list(dict.fromkeys(path for network in eigenvector_networks(wildcards.seeds) for path in network[2:]))
-
-
-def eigenvector_subset(wildcards):
-    row = study.figures["loo_eigenvectors"]["rows"][0]
-    return subset_file(next(iter(row["runs"].values())), row["kernel"], wildcards.seeds)
-
-
-def files(rows):
-    """All files behind the curves of a figure."""
-    return [path for row in rows for curve in row["curves"] for path in curve["files"]]
-
-
-def figures_like(ending):
-    """Figures of the study that are drawn alike: those whose names end so."""
-    return [name for name in study.figures if name.endswith(ending)]
 
 
 def figures(prefix=""):

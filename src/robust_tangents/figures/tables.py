@@ -1,6 +1,6 @@
 """From artefacts to the long tables that figures are drawn from: one row per value."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,3 +106,30 @@ def transfer(paths: Iterable[str]) -> pd.DataFrame:
                 table = table.assign(seed=int(seed.removeprefix("seed")), masked=table["target"].map(masked))
                 tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def eigenvector_images(paths: Sequence[str]) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]], float, float]:
+    """Of files of kind "eigenvector images": columns seed, network, direction, cosine, low_frequency_share.
+
+    With it the first seed's images by network and direction, and the mean low-frequency share of real images and that
+    of white noise.
+    """
+    images: dict[str, dict[str, np.ndarray]] = {}
+    tables, natural, noise = [], [], np.nan
+    for path in paths:
+        with storage.read(path, "eigenvector images") as artefact:
+            directions, networks = _texts(artefact["directions"]), _texts(artefact["networks"])
+            for seed in artefact.spec["seeds"]:
+                for network in networks:
+                    made = artefact[f"seed{seed}/{network}"]
+                    columns = {"seed": seed, "network": network, "direction": directions}
+                    columns |= {"cosine": made["cosines"], "low_frequency_share": made["low_frequency_share"]}
+                    tables.append(pd.DataFrame(columns))
+                    natural.append(float(made["natural_low_frequency_share"]))
+                    images.setdefault(network, dict(zip(directions, made["images"], strict=True)))
+            noise = float(artefact["white_noise_share"])
+    return pd.concat(tables), images, float(np.mean(natural)), noise
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    return [text.decode() for text in array]
