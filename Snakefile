@@ -18,6 +18,7 @@ pathvars:
 wildcard_constraints:
     data=any_of(study.config["data"]),
     kernel=any_of(study.config["kernels"]),
+    collapse=any_of(study.config["collapse"]),
     run=any_of(study.runs),
     seeds=any_of(study.seed_groups),
     segment=any_of(segments),
@@ -37,6 +38,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/kernels.smk"
 include: "workflow/rules/stage2.smk"
+include: "workflow/rules/collapse.smk"
 include: "workflow/rules/transfer.smk"
 include: "workflow/rules/eigenvectors.smk"
 include: "workflow/rules/figures.smk"

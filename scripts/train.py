@@ -3,6 +3,7 @@
 import _job
 
 from contextlib import ExitStack
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,11 @@ def train_seed(
 ) -> dict:
     """Checkpoints, momentum and metrics of one seed over the segment."""
     images, labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
-    trainer = Trainer(network, images, labels, spec["training"], (spec["study_seed"], seed))
+    seeds = spec["study_seed"], seed
+    trainer = Trainer(network, images, labels, spec["training"], seeds, keep_attacked=spec["keep_attacked"])
     evaluate = evaluator(network, spec, seed, data)
     start, stop = spec["epochs"]
-    kept, metrics = {}, []
+    kept, attacked, metrics = {}, {}, []
 
     def keep(epoch: float, state: State) -> None:
         if epoch in spec["checkpoints"]:
@@ -42,15 +44,28 @@ def train_seed(
         for point, reached, _ in points:
             keep(point, reached)
         _, state, loss = points[-1]
+        if state.attacked is not None and epoch + 1 in spec["checkpoints"]:
+            batches = np.array_split(state.attacked, trainer.steps_per_epoch)
+            attacked[f"{epoch + 1}"] = {
+                "indices": np.asarray(trainer.order(epoch)),
+                "features": np.concatenate([penultimate(network, state, batch) for batch in batches]),
+            }
         if (epoch + 1) % spec["evaluation"]["every"] == 0 or epoch + 1 == stop:
             metrics.append({"epoch": epoch + 1, "loss": loss, **evaluate(epoch + 1, state)})
             shown = ("loss", "train_accuracy", "train_robust_accuracy", "test_accuracy", "test_robust_accuracy")
             _job.log.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {metrics[-1][name]:.4g}" for name in shown))
     return {
         "checkpoints": kept,
+        "attacked": attacked,
         "momentum": jax.device_get(state.momentum),
         "metrics": {name: np.array([row[name] for row in metrics]) for name in metrics[0]},
     }
+
+
+@partial(jax.jit, static_argnames="network")
+def penultimate(network: models.Network, state: State, images: jax.Array) -> jax.Array:
+    """Features in evaluation mode."""
+    return network.features(state.params, state.batch_stats, images)["penultimate"]
 
 
 def evaluator(network: models.Network, spec: dict, seed: int, data: storage.Artefact):

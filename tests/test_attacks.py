@@ -52,7 +52,7 @@ def predict(network, parameters):
 
 
 def test_a_missing_step_size_stands_for_two_radii_over_the_steps():
-    spec = {"epsilon": 0.1, "steps": 20, "step_size": None, "random_start": True}
+    spec = {"epsilon": 0.1, "steps": 20, "step_size": None, "random_start": True, "norm": "linf"}
     assert Attack.of(spec) == Attack(0.1, 0.01, 20, True)
     assert Attack.of(spec | {"step_size": 0.3, "random_start": False}) == Attack(0.1, 0.3, 20, False)
 

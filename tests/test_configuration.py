@@ -139,7 +139,8 @@ def test_training_settings_hold_every_resolved_value(study):
         "training": {
             "objective": "adversarial",
             "adversarial_steps": "alternate",
-            "attack": {"epsilon": 0.15, "steps": 7, "step_size": None, "random_start": True},
+            "attack_mode": "evaluation",
+            "attack": {"epsilon": 0.15, "steps": 7, "step_size": None, "random_start": True, "norm": "linf"},
             "batch_size": 100,
             "learning_rate": [[0, 0.05]],
             "momentum": 0.9,
@@ -148,7 +149,14 @@ def test_training_settings_hold_every_resolved_value(study):
         "epochs": [12, 24],
         "checkpoints": checkpoints,
         "evaluation": {
-            "attack": {"epsilon": 0.15, "steps": 20, "step_size": None, "random_start": True, "margin_restarts": 1},
+            "attack": {
+                "epsilon": 0.15,
+                "steps": 20,
+                "step_size": None,
+                "random_start": True,
+                "norm": "linf",
+                "margin_restarts": 1,
+            },
             "every": 2,
             "points": 400,
         },
@@ -157,7 +165,7 @@ def test_training_settings_hold_every_resolved_value(study):
 
 def test_an_attack_without_influence_is_not_part_of_the_settings(study):
     spec = study.training_spec(Segment("benign", 0, 12), "seed0")["training"]
-    assert spec["attack"] is spec["adversarial_steps"] is None
+    assert not {"attack", "adversarial_steps", "attack_mode", "beta"} & set(spec)
     other = Study(changed(("runs.benign.attack", "test"), ("runs.benign.adversarial_steps", "pure")))
     assert other.training_spec(Segment("benign", 0, 12), "seed0")["training"] == spec
 

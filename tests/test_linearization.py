@@ -20,7 +20,7 @@ EXECUTION = Execution("rows", compiled_loops=True)
 CLASSES = 3
 STEPS = {"batch_size": 4, "learning_rate": [[0, 0.1]], "momentum": 0.9, "weight_decay": 0}
 STANDARD = STEPS | {"objective": "standard"}
-ATTACK = {"epsilon": 0.1, "step_size": None, "steps": 3, "random_start": True}
+ATTACK = {"epsilon": 0.1, "step_size": None, "steps": 3, "random_start": True, "norm": "linf"}
 
 
 class Normalised(nn.Module):
@@ -116,7 +116,12 @@ def test_batch_norm_is_frozen_in_evaluation_mode(model, parent, images, displace
 
 @pytest.mark.parametrize("objective", ["standard", "adversarial"])
 def test_training_moves_the_displacement_and_nothing_else(model, parent, images, labels, objective):
-    spec = STEPS | {"objective": objective, "attack": ATTACK, "adversarial_steps": "alternate"}
+    spec = STEPS | {
+        "objective": objective,
+        "attack": ATTACK,
+        "adversarial_steps": "alternate",
+        "attack_mode": "evaluation",
+    }
     state = State.start(*model.start(*parent, centered=True))
     before = jax.tree.map(np.array, state.batch_stats)
     trainer = Trainer(model, images, labels, spec, (0, 0), ("stage2 order", "stage2 attack"))

@@ -13,12 +13,16 @@ from flax import linen as nn
 from robust_tangents import models
 from robust_tangents.execution import Convolution, Execution, choose
 from robust_tangents.models import Network, cnn
-from robust_tangents.models.layers import BatchNorm, Conv
+from robust_tangents.models.layers import BatchNorm, Conv, identity_statistics
 from robust_tangents.models.resnet import ResNet
 
 EXECUTION = Execution("xla", compiled_loops=True)
 RESNET = {"architecture": "resnet", "width": 4, "blocks": [1, 1]}
 RESNET18 = {"architecture": "resnet", "width": 64, "blocks": [2, 2, 2, 2]}
+PREACT_RESNET = {"architecture": "preact_resnet", "width": 4, "blocks": [1, 1]}
+PREACT_RESNET18 = {"architecture": "preact_resnet", "width": 64, "blocks": [2, 2, 2, 2]}
+VGG = {"architecture": "vgg", "widths": [[4], [5, 6], [3]]}
+VGG11 = {"architecture": "vgg", "widths": [[64], [128], [256, 256], [512, 512], [512, 512]]}
 CNN = {"architecture": "cnn", "widths": [2, 3]}
 CNN_MEGA = {"architecture": "cnn", "widths": [32, 64, 128]}
 FULLY_CONNECTED = {"architecture": "fully_connected", "widths": [10_000, 10_000]}
@@ -61,6 +65,8 @@ def plain(batch):
     ("spec", "classes", "shape", "count"),
     [
         (RESNET18, 10, (32, 32, 3), 11_173_962),
+        (PREACT_RESNET18, 10, (32, 32, 3), 11_172_170),
+        (VGG11, 10, (32, 32, 3), 9_231_114),
         (RESNET18, 100, (32, 32, 3), 11_220_132),
         (CNN_MEGA, 10, (32, 32, 3), 368_938),
         (CNN_MEGA, 10, (28, 28, 1), 349_162),
@@ -185,7 +191,9 @@ def test_initial_statistics_of_a_resnet_are_those_of_the_given_batch(resnet, bat
     params, batch_stats = initialised
     variables = {"params": params, "batch_stats": batch_stats}
     _, seen = resnet.module.apply(variables, batch, train=True, mutable=["features", "batch_stats"])
-    for name, evaluated in resnet.features(params, batch_stats, batch).items():
+    evaluated_stages = resnet.features(params, batch_stats, batch)
+    del evaluated_stages["input"], evaluated_stages["logits"]
+    for name, evaluated in evaluated_stages.items():
         np.testing.assert_allclose(evaluated, seen["features"][name][0], rtol=1e-4, atol=1e-5)
     other = images_of(10, 5, 5, 2, seed=5) ** 3
     _, seen = resnet.module.apply(variables, other, train=True, mutable=["features", "batch_stats"])
@@ -258,13 +266,17 @@ def test_only_training_mode_returns_new_statistics(resnet, batch, initialised, p
 # Features
 
 
-def check_features(network, state, images, shapes):
+def check_features(network, state, images, shapes, raw=()):
+    """Shapes by stage; stages lie behind a ReLU, but for the ``raw`` ones."""
     params, batch_stats = state
     head = {"kernel": images_of(*params["logits"]["kernel"].shape), "bias": jnp.array([0.0, 1.0, 2.0])}
     params = {**params, "logits": head}
     features = network.features(params, batch_stats, images)
-    assert [(name, value.shape) for name, value in features.items()] == list(shapes.items())
-    assert all(np.all(np.asarray(value) >= 0) for value in features.values())  # after the ReLU
+    assert list(features) == ["input", *shapes, "logits"] == network.stages(params, batch_stats, images)
+    np.testing.assert_array_equal(features.pop("input"), images)
+    np.testing.assert_array_equal(features.pop("logits"), network.logits(params, batch_stats, images))
+    assert {name: value.shape for name, value in features.items()} == shapes
+    assert [np.all(np.asarray(value) >= 0) for value in features.values()] == [name not in raw for name in shapes]
     logits = network.logits(params, batch_stats, images)
     variables = {"params": params, "batch_stats": batch_stats}
     np.testing.assert_array_equal(network.module.apply(variables, images, train=False, mutable=["features"])[0], logits)
@@ -277,6 +289,34 @@ def test_features_of_a_resnet_are_its_stages_and_leave_the_logits_alone(resnet, 
     check_features(resnet, initialised, batch[:2], shapes)
 
 
+def test_features_of_a_preactivation_resnet_are_its_stages_and_leave_the_logits_alone(batch):
+    network = models.build(PREACT_RESNET, 3, EXECUTION)
+    shapes = {"stem": (2, 5, 5, 4), "group1": (2, 5, 5, 4), "group2": (2, 3, 3, 8), "norm": (2, 3, 3, 8)}
+    state = network.init(jax.random.key(2), batch)
+    check_features(network, state, batch[:2], {**shapes, "penultimate": (2, 8)}, raw=shapes)
+
+
+def test_features_of_a_vgg_are_what_its_layers_see_and_leave_the_logits_alone(batch):
+    network = models.build(VGG, 3, EXECUTION)
+    shapes = {"layer1": (2, 2, 2, 4), "layer2": (2, 2, 2, 5), "layer3": (2, 1, 1, 6), "layer4": (2, 1, 1, 3)}
+    check_features(network, network.init(jax.random.key(2), batch), batch[:2], {**shapes, "penultimate": (2, 3)})
+
+
+def test_an_empty_last_group_of_a_vgg_pools_once_more(batch):
+    network = models.build({"architecture": "vgg", "widths": [[4], []]}, 3, EXECUTION)
+    features = network.features(*network.init(jax.random.key(2), batch), batch)
+    assert features["layer1"].shape == (10, 2, 2, 4)
+
+
+def test_statistics_of_the_identity_leave_batch_norm_its_scale_and_offset():
+    x = images_of(4, 3, 3, 2) * 5
+    variables = BatchNorm().init(jax.random.key(0), x, train=True)
+    statistics = identity_statistics(variables["batch_stats"])
+    params = {"scale": jnp.array([2.0, -1.0]), "offset": jnp.array([0.5, 0.0])}
+    y = apply(BatchNorm(), {"params": params, "batch_stats": statistics}, x, train=False)
+    np.testing.assert_allclose(y, x * params["scale"] + params["offset"], rtol=1e-4, atol=1e-4)
+
+
 def test_features_of_a_cnn_are_its_stages_and_leave_the_logits_alone(plain, batch):
     network, *state = plain
     check_features(network, state, batch[:2], {"stage1": (2, 5, 5, 2), "stage2": (2, 2, 2, 3), "penultimate": (2, 3)})
@@ -285,7 +325,7 @@ def test_features_of_a_cnn_are_its_stages_and_leave_the_logits_alone(plain, batc
 def test_features_of_a_fully_connected_network_are_its_layers_and_leave_the_logits_alone(batch):
     network = models.build(FULLY_CONNECTED | {"widths": [7, 4]}, 3, EXECUTION)
     state = network.init(jax.random.key(2), batch)
-    check_features(network, state, batch[:2], {"hidden1": (2, 7), "hidden2": (2, 4)})
+    check_features(network, state, batch[:2], {"hidden1": (2, 7), "penultimate": (2, 4)})
 
 
 def test_the_cnn_pools_the_maximum_of_its_first_stage_and_the_mean_of_its_last(plain, batch):

@@ -18,17 +18,21 @@ from robust_tangents.models.layers import BatchNorm
 from robust_tangents.training import State, Trainer, as_float, learning_rate
 
 STEPPED, COMPILED = Execution("xla", compiled_loops=False), Execution("xla", compiled_loops=True)
-ATTACK = {"epsilon": 0.2, "step_size": None, "steps": 3, "random_start": False}
+ATTACK = {"epsilon": 0.2, "step_size": None, "steps": 3, "random_start": False, "norm": "linf"}
 STANDARD = {
     "objective": "standard",
-    "adversarial_steps": None,
-    "attack": None,
     "batch_size": 4,
     "learning_rate": [[0, 0.1]],
     "momentum": 0.9,
     "weight_decay": 0,
 }
-ADVERSARIAL = STANDARD | {"objective": "adversarial", "adversarial_steps": "alternate", "attack": ATTACK}
+ADVERSARIAL = STANDARD | {
+    "objective": "adversarial",
+    "adversarial_steps": "alternate",
+    "attack_mode": "evaluation",
+    "attack": ATTACK,
+}
+TRADES = STANDARD | {"objective": "trades", "beta": 2.0, "attack": ATTACK}
 NO_CUTS: dict[int, tuple[float, ...]] = {}
 COUNT, CLASSES = 11, 3  # two batches of 4 and one of 3
 
@@ -305,7 +309,7 @@ def test_attack_noise_is_its_own_for_every_batch_epoch_seed_and_role():
     grey = jnp.full((COUNT, 2, 2, 1), 0.5)
     spec = ADVERSARIAL | {
         "adversarial_steps": "pure",
-        "attack": {"epsilon": 0.1, "step_size": 0.0, "steps": 1, "random_start": True},
+        "attack": {"epsilon": 0.1, "step_size": 0.0, "steps": 1, "random_start": True, "norm": "linf"},
     }
 
     def noise(run=0, role="attack"):

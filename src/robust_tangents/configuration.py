@@ -14,6 +14,7 @@ from robust_tangents.schema import Spec, validate
 
 PAPERS = {
     "loo": "Evolution of Neural Tangent Kernels under Benign and Adversarial Training (Loo et al. 2022)",
+    "su": "On the Robustness of Neural Collapse and the Neural Collapse of Robustness (Su et al. 2023)",
 }
 
 _TITLES = {
@@ -66,6 +67,8 @@ class Study:
             self.attack(name, f"attacks.{name}")
         for name in self.config["stage2"]:
             self._check_stage2(name)
+        for name in self.config["collapse"]:
+            self._check_collapse(name)
         self.figures: dict[str, Spec] = {name: spec for name, spec in self.config["figures"].items() if spec}
         for figure, spec in self.figures.items():
             self._check_figure(figure, spec)
@@ -91,6 +94,11 @@ class Study:
         """Resolved settings of a named run; ``path`` is the key that names it, for the error."""
         self._entry("runs", name, path)
         return self.runs[name]
+
+    def model(self, run: str) -> Spec:
+        """Settings of a run's network."""
+        spec = self.config["models"][self.runs[run]["model"]]
+        return {**spec, "batch_norm": "frozen"} if self.runs[run]["batch_norm"] == "frozen" else spec
 
     def attack(self, name: str, path: str) -> Spec:
         """An attack with its distances in pixel units."""
@@ -133,7 +141,7 @@ class Study:
                 )
             if epochs <= branch["epoch"]:
                 raise InputError(f"configuration: {path}.epochs: {epochs} is not after the branch at {branch['epoch']}")
-            for key in ("data", "model"):
+            for key in ("data", "model", "batch_norm"):
                 if spec[key] != parent[key]:
                     raise InputError(
                         f"configuration: {path}.{key}: must be that of the run it branches from, {parent[key]!r}"
@@ -142,6 +150,26 @@ class Study:
     def _check_stage2(self, name: str) -> None:
         spec, path = self.config["stage2"][name], f"stage2.{name}"
         self.attack(spec["attack"], f"{path}.attack")
+
+    def _check_collapse(self, name: str) -> None:
+        spec, path = self.config["collapse"][name], f"collapse.{name}"
+        self.attack(spec["attack"], f"{path}.attack")
+        for run in spec["targeted"]:
+            self.run(run, f"{path}.targeted")
+
+    def _check_collapse_of(self, figure: str, row: Spec, path: str) -> None:
+        """A row whose runs' collapse is measured."""
+        name = row["collapse"]
+        spec = self._entry("collapse", name, f"{path}.collapse")
+        for run in row["runs"].values():
+            self._check_points(f"collapse.{name}", spec["points"], run)
+            kept = self.checkpoints(run)
+            if spec["epochs"] and not set(spec["epochs"]) & set(kept):
+                raise InputError(f"configuration: collapse.{name}.epochs: none is a checkpoint of {run!r}")
+            if figure == "su_leaping" and run not in spec["targeted"]:
+                raise InputError(f"configuration: collapse.{name}.targeted: {figure} needs {run!r}; add it")
+            if figure == "su_fresh_attacks" and not self.runs[run]["keep_attacked"]:
+                raise InputError(f"configuration: runs.{run}.keep_attacked: must be true for {figure}")
 
     def _check_figure(self, figure: str, spec: Spec) -> None:
         for number, row in enumerate(spec["rows"]):
@@ -155,11 +183,15 @@ class Study:
                 self._check_alike(row, "runs" if figure == "loo_eigenvectors" else "parents", path)
             for label, run in row.get("runs", {}).items():
                 self.run(run, f"{path}.runs.{label}")
-                self._check_points(row["kernel"], run, f"{path}.kernel")
+                if "kernel" in row:
+                    kernel = self._entry("kernels", row["kernel"], f"{path}.kernel")
+                    self._check_points(f"kernels.{row['kernel']}", kernel["points"], run)
                 if "epochs" in row and row["epochs"].get(label) not in self.checkpoints(run):
                     raise InputError(
                         f"configuration: {path}.epochs.{label}: {row['epochs'].get(label)} is no checkpoint of {run!r}"
                     )
+            if "collapse" in row:
+                self._check_collapse_of(figure, row, path)
             if "kernel" in row:
                 needed = "class" if "epochs" in row else "trace"
                 if needed not in self.config["kernels"][row["kernel"]]["kinds"]:
@@ -190,25 +222,25 @@ class Study:
         runs = {label: self.run(run, f"{path}.{networks}.{label}") for label, run in row[networks].items()}
         first = next(iter(runs.values()))
         for label, run in runs.items():
-            for key in ("data", "model"):
+            for key in ("data", "model", "batch_norm"):
                 if run[key] != first[key]:
                     raise InputError(
                         f"configuration: {path}.{networks}.{label}: has {key} {run[key]!r}, the first one "
                         f"{first[key]!r}; they are compared image by image and must share it"
                     )
 
-    def _check_points(self, kernel: str, run: str, path: str) -> None:
-        points = self._entry("kernels", kernel, path)["points"]
+    def _check_points(self, path: str, points: int | None, run: str) -> None:
+        """Whether class-balanced training images of a run can be that many."""
+        if points is None:
+            return
         name = self.runs[run]["data"]
         data = self.config["data"][name]
         classes = len(data["classes"]) if data["classes"] else 100 if data["source"] == "cifar100" else 10
         if points % classes:
-            raise InputError(
-                f"configuration: kernels.{kernel}.points: {points} is no multiple of the {classes} classes"
-            )
+            raise InputError(f"configuration: {path}.points: {points} is no multiple of the {classes} classes")
         if (kept := data["train_per_class"]) and points > kept * classes:
             raise InputError(
-                f"configuration: kernels.{kernel}.points: {points} points need {points // classes} images of each "
+                f"configuration: {path}.points: {points} points need {points // classes} images of each "
                 f"class, but data.{name} keeps {kept}; use at most {kept * classes} points"
             )
 
@@ -273,26 +305,30 @@ class Study:
         return {
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
-            "model": self.config["models"][run["model"]],
+            "model": self.model(segment.run),
             "training": spec,
+            "keep_attacked": run["keep_attacked"],
             "epochs": [segment.start, segment.stop],
             "checkpoints": self.segment_checkpoints(segment),
             "evaluation": evaluation,
         }
 
     def _adversarial(self, spec: Spec, path: str) -> Spec:
-        """The attack of a training, or nothing where it has no influence."""
+        """The attack of a training and what it is used for, or nothing where it has no influence."""
         if spec["objective"] == "standard":
-            return {"attack": None, "adversarial_steps": None}
+            return {}
         attack = self.attack(spec["attack"], path)
         del attack["margin_restarts"]  # plays its part in evaluations only
-        return {"attack": attack, "adversarial_steps": spec["adversarial_steps"]}
+        if spec["objective"] == "trades":
+            return {"attack": attack, "beta": spec["beta"]}
+        mode = spec.get("attack_mode", "evaluation")
+        return {"attack": attack, "attack_mode": mode, "adversarial_steps": spec["adversarial_steps"]}
 
     def kernel_spec(self, kernel: str, segment: Segment, seeds: str) -> Spec:
         """Settings of the kernels of all checkpoints of a segment."""
         return {
             "seeds": self.seed_groups[seeds],
-            "model": self.config["models"][self.runs[segment.run]["model"]],
+            "model": self.model(segment.run),
             "epochs": self.segment_checkpoints(segment),
             **{key: self.config["kernels"][kernel][key] for key in ("kinds", "budget_mb")},
         }
@@ -301,6 +337,31 @@ class Study:
         """Settings of measuring the kernels along a run."""
         return {"seeds": self.seed_groups[seeds], "until": self.config["kernels"][kernel]["until"]}
 
+    def collapse_epochs(self, name: str, segment: Segment) -> list[float]:
+        """Checkpoints of a segment at which collapse is measured."""
+        wanted = self.config["collapse"][name]["epochs"]
+        return [epoch for epoch in self.segment_checkpoints(segment) if wanted is None or epoch in wanted]
+
+    def collapse_segments(self, name: str, run: str) -> list[Segment]:
+        """Segments on the way of a run that have such checkpoints."""
+        return [segment for segment in self.segments(run) if self.collapse_epochs(name, segment)]
+
+    def collapse_spec(self, name: str, segment: Segment, seeds: str) -> Spec:
+        """Settings of measuring neural collapse at the checkpoints of a segment."""
+        spec = self.config["collapse"][name]
+        attack = self.attack(spec["attack"], "")
+        del attack["margin_restarts"]
+        return {
+            "study_seed": self.config["seed"],
+            "seeds": self.seed_groups[seeds],
+            "model": self.model(segment.run),
+            "epochs": self.collapse_epochs(name, segment),
+            "attack": attack,
+            "targeted": any(segment in self.segments(run) for run in spec["targeted"]),
+            "noise": spec["noise"] / 255 if isinstance(spec["noise"], int) else spec["noise"],
+            **{key: spec[key] for key in ("points", "batch_size")},
+        }
+
     def stage2_spec(self, name: str, parent: str, seeds: str, part: int) -> Spec:
         """Settings of one job of a second stage."""
         spec = self.config["stage2"][name]
@@ -308,7 +369,7 @@ class Study:
         return {
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
-            "model": self.config["models"][self.runs[parent]["model"]],
+            "model": self.model(parent),
             "training": training | self._adversarial(spec, f"stage2.{name}.attack"),
             **{key: spec[key] for key in ("variants", "batch_norm", "epochs", "keep_networks")},
             "spawn_epochs": self.spawn_parts(name)[part],
@@ -326,7 +387,7 @@ class Study:
         row = self.figures["loo_eigenvectors"]["rows"][0]
         return {
             "seeds": self.seed_groups[seeds],
-            "model": self.config["models"][self.runs[next(iter(row["runs"].values()))]["model"]],
+            "model": self.model(next(iter(row["runs"].values()))),
             **{key: row[key] for key in ("class", "eigenvectors", "steps", "step_size")},
         }
 
@@ -339,7 +400,7 @@ class Study:
         return {
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
-            "model": self.config["models"][self.runs[next(iter(row["parents"].values()))]["model"]],
+            "model": self.model(next(iter(row["parents"].values()))),
             **{key: stage2[key] for key in ("variants", "batch_norm", "batch_size")},
             "spawn_epochs": row["spawn_epochs"],
             "attack": attack,

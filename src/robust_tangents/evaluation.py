@@ -152,3 +152,22 @@ def transfer_matrix(
             for target, other in enumerate(predictors):
                 correct[source, target] += float(_correct(other, attacked, y)[:kept].sum())
     return correct / len(labels)
+
+
+def attacked(
+    predict: Predictor,
+    images: np.ndarray,
+    labels: np.ndarray,
+    key: jax.Array,
+    attack: Attack,
+    execution: Execution,
+    batch_size: int,
+) -> np.ndarray:
+    """All images (N, H, W, channels) under `attacks.pgd`, as float32 in [0, 1], kept outside the device."""
+    run = _compiled_pgd if execution.compiled_loops else pgd
+    result = np.zeros(images.shape, np.float32)
+    for batch, (rows, kept) in enumerate(spread(len(labels), batch_size)):
+        x, y = as_float(images[rows]), labels[rows]
+        made = run(predict, x, y, jax.random.fold_in(key, batch), attack, execution=execution)
+        result[rows[:kept]] = made[:kept]
+    return result

@@ -9,7 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-Role = Literal["initialisation", "order", "attack", "stage2 order", "stage2 attack", "evaluation", "subset", "split"]
+Role = Literal[
+    "initialisation", "order", "attack", "stage2 order", "stage2 attack", "evaluation", "noise", "subset", "split"
+]
 
 
 def _role_number(role: Role) -> int:

@@ -47,6 +47,15 @@ def stage2_files(row, run, seeds):
     return [stage2_file(row["stage2"], run, seeds, part) for part in parts]
 
 
+def collapse_files(row, run, seeds):
+    measured = study.collapse_segments(row["collapse"], run)
+    return [f"{results}/collapse/{row['collapse']}/{segment.name}/{seeds}.h5" for segment in measured]
+
+
+def collapse_of_runs(name):
+    return {"rows": curves(name, collapse_files), "switches": study.switches(name)}
+
+
 def of_all_seeds(stage):
     return [f"{results}/{stage}/{seeds}.h5" for seeds in study.seed_groups]
 
@@ -56,6 +65,19 @@ drawn_from = {
     "loo_fig1": lambda name: {"rows": curves(name, measures_files), "switches": study.switches(name)},
     "loo_fig2": lambda name: {"rows": curves(name, stage2_files)},
     "loo_frozen_kernel": lambda name: {"rows": curves(name, stage2_files)},
+    **{
+        f"su_{figure}": collapse_of_runs
+        for figure in (
+            "standard",
+            "adversarial",
+            "trades",
+            "leaping",
+            "alignment",
+            "layers",
+            "nearest_centre",
+            "fresh_attacks",
+        )
+    },
     "loo_transfer": lambda name: {"files": of_all_seeds("transfer")},
     "loo_eigenvectors": lambda name: {"files": of_all_seeds("eigenvectors"), "title": study.eigenvectors_title()},
 }

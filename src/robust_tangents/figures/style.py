@@ -71,6 +71,8 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path, dpi: int) -> None:
         "png": lambda path: figure.savefig(path, format="png", dpi=dpi, metadata={"Software": None}),
         "csv": lambda path: table.to_csv(path, index=False),
     }
+    figure.draw_without_rendering()  # lays out once for all formats
+    figure.set_layout_engine("none")
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for suffix, write in writers.items():

@@ -14,7 +14,9 @@ from flax import linen as nn
 
 from robust_tangents.execution import Execution
 from robust_tangents.models.cnn import CNN, FullyConnected
-from robust_tangents.models.resnet import ResNet
+from robust_tangents.models.layers import identity_statistics
+from robust_tangents.models.resnet import PreActResNet, ResNet
+from robust_tangents.models.vgg import VGG
 
 Params = Any
 BatchStats = Any
@@ -28,20 +30,28 @@ def _init(module: nn.Module, key: jax.Array, images: jax.Array) -> Any:
 
 @dataclass(frozen=True)
 class Network:
-    """A network without state: every method takes parameters and batch-norm statistics and returns new ones."""
+    """A network without state: every method takes parameters and batch-norm statistics and returns new ones.
+
+    Attributes:
+        frozen_batch_norm: batch norm is in evaluation mode, at mean 0 and variance 1, also in training; only its
+            scales and offsets are learned.
+    """
 
     module: nn.Module
     classes: int
     execution: Execution
+    frozen_batch_norm: bool = False
 
     def init(self, key: jax.Array, images: jax.Array) -> tuple[Params, BatchStats]:
-        """Parameters drawn from ``key``; batch-norm statistics of one training-mode pass over ``images``."""
-
+        """Parameters drawn from ``key``; unless frozen, batch-norm statistics of one training pass over ``images``."""
         variables = _init(self.module, key, images)
-        return variables["params"], variables.get("batch_stats", {})
+        batch_stats = variables.get("batch_stats", {})
+        return variables["params"], identity_statistics(batch_stats) if self.frozen_batch_norm else batch_stats
 
     def train(self, params: Params, batch_stats: BatchStats, images: jax.Array) -> tuple[jax.Array, BatchStats]:
         """Logits (B, C) with batch statistics, and the updated running statistics."""
+        if self.frozen_batch_norm:
+            return self.logits(params, batch_stats, images), batch_stats
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updated = self.module.apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, updated.get("batch_stats", batch_stats)
@@ -53,25 +63,36 @@ class Network:
         return logits
 
     def features(self, params: Params, batch_stats: BatchStats, images: jax.Array) -> dict[str, jax.Array]:
-        """Output of every stage in evaluation mode, by name, in the order of the network."""
+        """The images ("input"), the output of every stage in evaluation mode, and the "logits", in this order."""
         variables = {"params": params, "batch_stats": batch_stats}
-        _, seen = self.module.apply(variables, images, train=False, mutable=["features"])
-        return {name: value[0] for name, value in seen["features"].items()}
+        logits, seen = self.module.apply(variables, images, train=False, mutable=["features"])
+        stages = {name: value[0] for name, value in seen["features"].items()}
+        return {"input": images, **stages, "logits": logits}
+
+    def stages(self, params: Params, batch_stats: BatchStats, images: jax.Array) -> list[str]:
+        """Names of `features` in the order of the network, which compiled functions do not keep. Computes nothing."""
+        names: list[str] = []
+        jax.eval_shape(lambda x: names.extend(self.features(params, batch_stats, x)), images)
+        return names
 
 
 def build(spec: Mapping[str, Any], classes: int, execution: Execution) -> Network:
-    """Network of a model's settings: ``architecture`` (resnet, cnn, fully_connected) and that architecture's sizes."""
+    """Network of a model's settings: ``architecture`` (as in the schema), its sizes, and ``batch_norm`` if frozen."""
     module: nn.Module
     match spec["architecture"]:
         case "resnet":
             module = ResNet(classes, spec["width"], tuple(spec["blocks"]), execution.convolution)
+        case "preact_resnet":
+            module = PreActResNet(classes, spec["width"], tuple(spec["blocks"]), execution.convolution)
+        case "vgg":
+            module = VGG(classes, tuple(map(tuple, spec["widths"])), execution.convolution)
         case "cnn":
             module = CNN(classes, tuple(spec["widths"]), execution.convolution)
         case "fully_connected":
             module = FullyConnected(classes, tuple(spec["widths"]))
         case other:
             raise ValueError(f"no architecture {other!r}")
-    return Network(module, classes, execution)
+    return Network(module, classes, execution, frozen_batch_norm=spec.get("batch_norm") == "frozen")
 
 
 def parameter_count(network: Network, image_shape: Sequence[int]) -> int:

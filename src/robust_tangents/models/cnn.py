@@ -6,17 +6,7 @@ import jax
 from flax import linen as nn
 
 from robust_tangents.execution import Convolution
-from robust_tangents.models.layers import Conv
-
-
-def _pooling_windows(x: jax.Array) -> jax.Array:
-    """2×2 windows of an NHWC batch, (B, H/2, 2, W/2, 2, C); an odd last row or column is left out.
-
-    Reductions of this view replace ``nn.max_pool``, whose derivatives compile and run slowly on a CPU.
-    """
-    batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+from robust_tangents.models.layers import Conv, pooling_windows
 
 
 class CNN(nn.Module):
@@ -41,8 +31,8 @@ class CNN(nn.Module):
                 x = nn.relu(conv(x))
             self.sow("features", f"stage{stage}", x)
             if stage == 1:
-                x = _pooling_windows(x).max((2, 4))
-        x = _pooling_windows(x).mean((2, 4)).reshape(len(x), -1)
+                x = pooling_windows(x).max((2, 4))
+        x = pooling_windows(x).mean((2, 4)).reshape(len(x), -1)
         self.sow("features", "penultimate", x)
         return nn.Dense(self.classes, name="logits")(x)
 
@@ -59,5 +49,5 @@ class FullyConnected(nn.Module):
         x = x.reshape(len(x), -1)
         for layer, width in enumerate(self.widths, start=1):
             x = nn.relu(nn.Dense(width, name=f"dense{layer}")(x))
-            self.sow("features", f"hidden{layer}", x)
+            self.sow("features", "penultimate" if layer == len(self.widths) else f"hidden{layer}", x)
         return nn.Dense(self.classes, name="logits")(x)

@@ -11,6 +11,8 @@ from jax import lax
 
 from robust_tangents.execution import Convolution
 
+DECAY = 0.9
+
 
 def _by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """SAME convolution, NHWC by (size, size, C_in, C_out), as one product of whole image rows and a banded matrix.
@@ -62,6 +64,16 @@ class Conv(nn.Module):
         return y
 
 
+def pooling_windows(x: jax.Array) -> jax.Array:
+    """2×2 windows of an NHWC batch, (B, H/2, 2, W/2, 2, C); an odd last row or column is left out.
+
+    Reductions of this view replace ``nn.max_pool``, whose derivatives compile and run slowly on a CPU.
+    """
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation with zero-debiased running statistics.
 
@@ -72,7 +84,7 @@ class BatchNorm(nn.Module):
     Source: constants and debiasing of the networks in Loo et al. 2022 (decay 0.9, epsilon 1e-5; authors' code).
     """
 
-    decay: float = 0.9
+    decay: float = DECAY
     epsilon: float = 1e-5
 
     @nn.compact
@@ -95,3 +107,13 @@ class BatchNorm(nn.Module):
             mean, variance = hidden_mean.value / correction, hidden_variance.value / correction
         factor = scale * lax.rsqrt(variance + self.epsilon)
         return x * factor + (offset - mean * factor)
+
+
+def identity_statistics(batch_stats: Any) -> Any:
+    """Statistics with which every `BatchNorm` of a network normalises by mean 0 and variance 1 in evaluation mode."""
+
+    def identity(path: tuple[jax.tree_util.DictKey, ...], value: jax.Array) -> jax.Array:
+        filling = {"mean": 0, "variance": 1 - DECAY, "count": 1}[path[-1].key]
+        return jnp.full_like(value, filling)
+
+    return jax.tree_util.tree_map_with_path(identity, batch_stats)
