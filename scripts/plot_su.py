@@ -26,7 +26,8 @@ def collapse(spec: dict) -> Drawn:
 def leaping(spec: dict) -> Drawn:
     measures = ["centred_angle", "source_centred_angle", "accuracy", "nearest_centre_accuracy", "nearest_clean"]
     table = tables.collapse(spec["rows"], measures)
-    table = table[(table["part"] == "train") & table["condition"].isin(["perturbed", "targeted"])]
+    shown = table["stage"].isin(["network", "penultimate"]) | table["stage"].str.startswith("centre ")
+    table = table[(table["part"] == "train") & table["condition"].isin(["perturbed", "targeted"]) & shown]
     return su.leaping(table, spec["style"]["colours"], spec["switches"]), table
 
 

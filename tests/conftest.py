@@ -44,7 +44,7 @@ class Checkout:
             assert "Nothing to be done" in output
             return {}
         rows = re.findall(r"^(\w+) +(\d+)$", table.group(1), re.MULTILINE)
-        return {rule: int(count) for rule, count in rows if rule not in ("all", "loo", "loo_eps8")}
+        return {rule: int(count) for rule, count in rows if rule not in ("all", "loo", "loo_eps8", "su")}
 
     def append(self, file: str, text: str) -> None:
         with (self.path / file).open("a") as handle:

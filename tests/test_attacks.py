@@ -8,7 +8,7 @@ import pytest
 from jax.tree_util import Partial
 
 from robust_tangents import models
-from robust_tangents.attacks import Attack, pgd
+from robust_tangents.attacks import Attack, divergence_attack, kl_divergence, pgd
 from robust_tangents.execution import Execution
 
 STEPPED, COMPILED = Execution("xla", compiled_loops=False), Execution("xla", compiled_loops=True)
@@ -55,6 +55,7 @@ def test_a_missing_step_size_stands_for_two_radii_over_the_steps():
     spec = {"epsilon": 0.1, "steps": 20, "step_size": None, "random_start": True, "norm": "linf"}
     assert Attack.of(spec) == Attack(0.1, 0.01, 20, True)
     assert Attack.of(spec | {"step_size": 0.3, "random_start": False}) == Attack(0.1, 0.3, 20, False)
+    assert Attack.of(spec | {"norm": "l2"}) == Attack(0.1, 0.01, 20, True, norm="l2")
 
 
 # Against what is known
@@ -225,3 +226,125 @@ def test_the_margin_attack_follows_the_strongest_other_class(rng):
     attacked = pgd(predict, images, jnp.array([0]), KEY, attack, STEPPED)
     expected = images + 0.1 * jnp.sign(weights[:, 2] - weights[:, 0]).reshape(1, 2, 2, 1)
     np.testing.assert_allclose(attacked, expected, atol=1e-6)
+
+
+# In ℓ2
+
+
+def lengths(x):
+    return np.linalg.norm(np.asarray(x, np.float64).reshape(len(x), -1), axis=1)
+
+
+def test_the_l2_optimum_against_a_linear_predictor_is_reached(rng):
+    w = jnp.asarray(rng.normal(size=12), jnp.float32)
+    predict = Partial(affine, jnp.stack([jnp.zeros(12), w], axis=1), jnp.array([0.0, -0.3]))
+    images = 0.4 + 0.2 * images_of(rng, 4, 2, 3, 2)
+    labels = jnp.array([0, 1, 0, 1])
+    attacked = pgd(predict, images, labels, KEY, Attack(0.3, 0.1, 40, True, norm="l2"), STEPPED)
+    towards = jnp.where(labels == 0, 1, -1)[:, None, None, None] * (w / jnp.linalg.norm(w)).reshape(2, 3, 2)
+    np.testing.assert_allclose(attacked, images + 0.3 * towards, atol=1e-4)
+
+
+def test_l2_results_are_in_the_ball_and_in_the_box(rng):
+    for epsilon, step_size, random_start in [(0.3, 0.1, True), (0.3, 5.0, False), (1.7, 0.5, True)]:
+        predict = Partial(affine, jnp.asarray(rng.normal(size=(8, 4)), jnp.float32), jnp.zeros(4))
+        images = jnp.round(images_of(rng, 9, 2, 4, 1) * 3) / 3
+        labels = jnp.asarray(rng.integers(4, size=9))
+        attack = Attack(epsilon, step_size, 5, random_start, norm="l2")
+        attacked = pgd(predict, images, labels, KEY, attack, STEPPED)
+        assert attacked.min() >= 0
+        assert attacked.max() <= 1
+        assert lengths(attacked - images).max() <= epsilon * (1 + 1e-5)
+
+
+def test_the_l2_start_is_a_random_direction_by_a_uniform_share_of_the_radius():
+    images = jnp.full((2000, 2, 2, 1), 0.5)
+    attack = Attack(0.2, 0.0, 0, True, norm="l2")
+    noise = pgd(Partial(constant, jnp.zeros(3)), images, jnp.zeros(2000, int), KEY, attack, STEPPED) - images
+    length = lengths(noise) / 0.2
+    assert length.max() <= 1 + 1e-5
+    np.testing.assert_allclose(np.quantile(length, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.05)
+    unit = np.asarray(noise).reshape(2000, 4) / lengths(noise)[:, None]
+    np.testing.assert_allclose(unit.T @ unit / 2000, np.eye(4) / 4, atol=0.02)
+
+
+def test_l2_steps_do_not_depend_on_the_scale_of_the_logits(rng, predict, parameters, network):
+    images, labels = 0.3 + 0.4 * images_of(rng, 6, 2, 2, 1), jnp.asarray(rng.integers(3, size=6))
+    attack = Attack(0.2, 0.05, 1, False, on_margin=True, norm="l2")
+    for scale in (1e-30, 1e30):
+        head = jax.tree.map(lambda p, scale=scale: scale * p, parameters["logits"])
+        scaled = Partial(network.logits, {**parameters, "logits": head}, {})
+        expected = pgd(predict, images, labels, KEY, attack, STEPPED)
+        np.testing.assert_allclose(pgd(scaled, images, labels, KEY, attack, STEPPED), expected, atol=1e-6)
+
+
+# Towards targets
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_targeted_step_descends_the_cross_entropy_of_the_target(rng, predict, norm):
+    images, targets = images_of(rng, 30, 2, 2, 1) * 0.8 + 0.1, jnp.asarray(rng.integers(3, size=30))
+    attack = Attack(0.1, 1e-3, 1, False, targeted=True, norm=norm)
+    step = (pgd(predict, images, targets, KEY, attack, STEPPED) - images) / 1e-3
+    gradient = np.asarray(cross_entropy_gradient(predict, images, targets))
+    size = lengths(gradient)[:, None, None, None] if norm == "l2" else 1
+    expected = -gradient / np.maximum(size, 1e-30) if norm == "l2" else -np.sign(gradient)
+    np.testing.assert_allclose(step, expected, atol=2e-3)
+
+
+def test_a_targeted_attack_reaches_its_target(rng, predict):
+    images = images_of(rng, 20, 2, 2, 1)
+    targets = (jnp.argmax(predict(images), axis=1) + 1) % 3
+    attacked = pgd(predict, images, targets, KEY, Attack(1.0, 0.1, 40, True, targeted=True), STEPPED)
+    before, after = (np.mean(np.asarray(jnp.argmax(predict(x), axis=1) == targets)) for x in (images, attacked))
+    assert before == 0
+    assert after > 0.5
+
+
+# Without labels
+
+
+def test_divergence_is_that_of_the_probabilities(rng):
+    first, second = rng.normal(size=(2, 7, 4))
+    p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (first, second))
+    expected = (p * np.log(p / q)).sum(axis=1)
+    np.testing.assert_allclose(kl_divergence(jnp.asarray(first), jnp.asarray(second)), expected, rtol=1e-4)
+    np.testing.assert_allclose(kl_divergence(jnp.asarray(first), jnp.asarray(first)), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("execution", [STEPPED, COMPILED])
+def test_the_attack_inside_trades_moves_predictions_away_within_the_ball(rng, predict, norm, execution):
+    images = images_of(rng, 20, 2, 2, 1)
+    clean = predict(images)
+    attack = Attack(0.2, 0.05, 10, False, norm=norm)
+    attacked = divergence_attack(predict, images, KEY, attack, execution)
+    start = divergence_attack(predict, images, KEY, Attack(0.2, 0.05, 0, False, norm=norm), execution)
+    noise = np.asarray(start - images) / 0.001
+    assert noise.std() == pytest.approx(1, rel=0.2)
+    size = lengths(attacked - images) if norm == "l2" else np.abs(attacked - images).max(axis=(1, 2, 3))
+    assert size.max() <= 0.2 + 1e-5
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    assert np.all(kl_divergence(clean, predict(attacked)) > kl_divergence(clean, predict(start)))
+
+
+def test_the_first_step_inside_trades_follows_the_divergence(rng, predict):
+    images = images_of(rng, 5, 2, 2, 1) * 0.8 + 0.1
+    start = divergence_attack(predict, images, KEY, Attack(0.2, 1e-3, 0, False), STEPPED)
+    step = divergence_attack(predict, images, KEY, Attack(0.2, 1e-3, 1, False), STEPPED) - start
+
+    def slope(i, pixel):
+        """Of the divergence along one pixel, by central differences in float64 of the probabilities."""
+
+        def divergence(shift):
+            x = start.at[i].add(shift * pixel)
+            p, q = (jax.nn.softmax(predict(y)[i].astype(jnp.float32)) for y in (images, x))
+            return float(jnp.sum(p * (jnp.log(p) - jnp.log(q))))
+
+        return divergence(1e-2) - divergence(-1e-2)
+
+    for i in range(5):
+        slopes = [slope(i, pixel.reshape(2, 2, 1)) for pixel in np.eye(4, dtype=np.float32)]
+        steep = np.abs(slopes) > 1e-5
+        np.testing.assert_array_equal(np.sign(np.asarray(step[i]).ravel()[steep]), np.sign(slopes)[steep])

@@ -15,6 +15,7 @@ from robust_tangents.schema import SCHEMA, validate
 
 ROOT = Path(__file__).parents[1]
 MISSING = object()
+NO_FIGURES: tuple[str, Any] = ("figures", {})
 
 
 def changed(*changes: tuple[str, Any], base: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -54,6 +55,7 @@ CONFIGURATION = changed(
             "switch": {"objective": "adversarial", "branch": {"run": "benign", "epoch": 12}},
         },
     ),
+    ("collapse", {}),
     ("kernels.classes", {"points": 100, "kinds": ["trace", "class"]}),
     (
         "stage2",
@@ -146,6 +148,7 @@ def test_training_settings_hold_every_resolved_value(study):
             "momentum": 0.9,
             "weight_decay": 0,
         },
+        "keep_attacked": False,
         "epochs": [12, 24],
         "checkpoints": checkpoints,
         "evaluation": {
@@ -560,3 +563,87 @@ def test_the_schema_is_one_and_the_filled_configuration_follows_it(schema):
     assert filled != CONFIGURATION
     assert filled["training"]["momentum"] == 0.9
     assert filled["kernels"]["classes"]["until"] is None
+
+
+# Neural collapse
+
+
+def with_collapse(*changes: tuple[str, Any]) -> dict[str, Any]:
+    """The configuration with a run whose collapse is measured."""
+    row = {"runs": {"standard": "benign"}, "collapse": "features"}
+    own = ("figures", {"su_standard": {"rows": [row]}}), ("collapse", {"features": {"attack": "test"}})
+    return changed(*changes, base=changed(*own))
+
+
+def test_collapse_is_measured_at_the_checkpoints_of_each_segment():
+    study = Study(with_collapse(("collapse.features.epochs", [0, 1, 24])))
+    first, second = study.collapse_segments("features", "benign")
+    assert [study.collapse_epochs("features", segment) for segment in (first, second)] == [[0, 1], [24]]
+    assert study.collapse_spec("features", first, "seed1") == {
+        "study_seed": 0,
+        "seeds": [1],
+        "model": {"architecture": "resnet", "width": 8, "blocks": [1, 1, 1, 1]},
+        "epochs": [0, 1],
+        "attack": {"epsilon": 0.15, "steps": 20, "step_size": None, "random_start": True, "norm": "linf"},
+        "targeted": False,
+        "noise": 8 / 255,
+        "points": None,
+        "batch_size": 128,
+    }
+    every = Study(with_collapse())
+    assert every.collapse_epochs("features", second) == every.segment_checkpoints(second)
+    # What no checkpoint of a segment is measured at, is not trained for.
+    early = Study(with_collapse(("collapse.features.epochs", [0, 12])))
+    assert early.collapse_segments("features", "benign") == [first]
+
+
+def test_segments_on_the_way_of_a_targeted_run_are_targeted():
+    study = Study(with_collapse(("collapse.features.targeted", ["switch"])))
+    targeted = {
+        segment.name: study.collapse_spec("features", segment, "seed0")["targeted"]
+        for segment in study.segments_by_name.values()
+    }
+    assert [name for name, value in targeted.items() if value] == ["benign/epochs-0-12", "switch/epochs-12-24"]
+
+
+def test_trades_takes_an_attack_and_a_weight():
+    study = Study(changed(("runs.benign", {"objective": "trades", "beta": 3})))
+    spec = study.training_spec(Segment("benign", 0, 12), "seed0")["training"]
+    assert spec["beta"] == 3
+    assert spec["attack"]["epsilon"] == 0.15
+    assert not {"adversarial_steps", "attack_mode"} & set(spec)
+
+
+def test_a_frozen_batch_norm_is_part_of_the_network():
+    study = Study(changed(("runs.benign.batch_norm", "frozen"), ("runs.switch.batch_norm", "frozen"), NO_FIGURES))
+    assert study.model("benign") == {**study.model("adversarial"), "batch_norm": "frozen"}
+    assert study.training_spec(Segment("benign", 0, 12), "seed0")["model"] == study.model("benign")
+    with pytest.raises(InputError, match="must be that of the run it branches from, 'frozen'"):
+        Study(changed(("runs.benign.batch_norm", "frozen"), NO_FIGURES))
+
+
+@pytest.mark.parametrize(
+    ("figure", "change", "message"),
+    [
+        ("su_standard", ("collapse.features.attack", "weak"), "collapse.features.attack: no entry 'weak' in attacks"),
+        ("su_standard", ("collapse.features.targeted", ["x"]), "collapse.features.targeted: no entry 'x' in runs"),
+        ("su_standard", ("collapse.features.epochs", [99]), "collapse.features.epochs: none is a checkpoint of 'benig"),
+        ("su_standard", ("collapse.features.points", 15), "collapse.features.points: 15 is no multiple of the 10 clas"),
+        ("su_standard", ("collapse.features.points", 9000), "collapse.features.points: 9000 points need 900 images"),
+        ("su_leaping", ("seed", 0), "collapse.features.targeted: su_leaping needs 'benign'; add it"),
+        ("su_fresh_attacks", ("seed", 0), "runs.benign.keep_attacked: must be true for su_fresh_attacks"),
+        ("su_layers", ("collapse", {}), "figures.su_layers.rows.0.collapse: no entry 'features' in collapse"),
+    ],
+)
+def test_mistakes_about_collapse_are_told_in_one_line(figure, change, message):
+    rows = with_collapse()["figures"]["su_standard"]
+    with pytest.raises(InputError) as told:
+        Study(changed(("figures", {figure: rows}), change, base=with_collapse()))
+    assert str(told.value).startswith(f"configuration: {message}")
+    assert "\n" not in str(told.value)
+
+
+def test_figures_of_collapse_name_the_radius_in_their_title():
+    study = Study(with_collapse(("attacks.test", {"epsilon": 128, "steps": 10, "norm": "l2"})))
+    assert study.collapse_title(study.figures["su_standard"]["rows"][0]) == "Digits, ℓ2 ε = 0.502"
+    assert study.about("su_standard")["attacks"] == "test: PGD-10 in the ℓ2 ball of radius 0.502"

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robust_tangents.figures import loo, style, tables
+from robust_tangents import storage
+from robust_tangents.figures import loo, style, su, tables
 
 ROW = {"title": "Digits", "curves": [{"label": "benign"}, {"label": "adversarial"}]}
 PANELS = {"accuracy": 0.9, "robust_accuracy": 0.4, "pgd_accuracy": 0.5, "margin_accuracy": 0.4, "zero_gradient": 0.0}
@@ -92,3 +93,108 @@ def test_equal_figures_give_equal_files(tmp_path):
     for suffix in ("pdf", "svg", "png", "csv"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
     assert np.isfinite(pd.read_csv(tmp_path / "a.csv")["value"]).all()
+
+
+# Neural collapse
+
+CLASSES, STAGES, EPOCHS = 3, ("input", "penultimate"), (0.0, 2.0)
+
+
+def collapse_record(base: float, *, targeted: bool) -> dict[str, np.ndarray]:
+    """Arrays of one condition, told apart by their values; at the last epoch label c has class c + 1 nearest."""
+    by_stage = dict.fromkeys(("nc1", "equinorm", "equiangularity", "nc4", "nearest_centre_accuracy"), base)
+    scalars = dict.fromkeys(("accuracy", "loss", "nc3", "classifier_equinorm", "classifier_equiangularity"), base)
+    near = np.stack([np.eye(CLASSES), np.roll(np.eye(CLASSES), 1, axis=1)])
+    moved = [*su.DISPLACEMENTS, *(("source_centred_angle",) if targeted else ())]
+    return {
+        **{name: value + np.array([[0.0, 0.1], [0.2, 0.3]]) for name, value in by_stage.items()},
+        **{name: value + np.array([0.0, np.nan]) for name, value in scalars.items()},
+        **{name: base + np.arange(6.0).reshape(2, CLASSES) / 10 for name in moved},
+        "nearest_clean": near,
+    }
+
+
+@pytest.fixture
+def collapse_rows(tmp_path):
+    conditions = ("clean", "perturbed", "targeted", "gaussian", "sign_noise", "stale")
+    train = {name: collapse_record(i + 1.0, targeted=name == "targeted") for i, name in enumerate(conditions)}
+    test = {name: collapse_record(10.0, targeted=False) for name in ("clean", "perturbed")}
+    seed = {"epochs": np.array(EPOCHS), "train": train, "test": test}
+    data = {"stages": np.array(STAGES), "seed0": seed, "seed1": seed}
+    storage.write(tmp_path / "c.h5", kind="collapse", data=data, spec={"seeds": [0, 1]}, inputs={})
+    files = [str(tmp_path / "c.h5")]
+    return [{"title": "Digits", "curves": [{"label": name, "files": files} for name in ("standard", "trades")]}]
+
+
+def test_numbers_of_collapse_keep_their_stage_class_and_epoch(collapse_rows):
+    table = tables.collapse(collapse_rows, ["nc1", "accuracy", "centred_angle", "nearest_clean"])
+    assert set(table["seed"]) == {0, 1}
+    assert set(table["run"]) == {"standard", "trades"}
+    one = table[(table["seed"] == 1) & (table["run"] == "trades") & (table["part"] == "train")]
+
+    def values(condition, measure):
+        part = one[(one["condition"] == condition) & (one["measure"] == measure)]
+        return {(row.epoch, row.stage, row._9): row.value for row in part.itertuples()}
+
+    assert values("perturbed", "nc1") == pytest.approx(
+        {(0, "input", -1): 2, (0, "penultimate", -1): 2.1, (2, "input", -1): 2.2, (2, "penultimate", -1): 2.3}
+    )
+    # What is undefined is left out.
+    assert values("clean", "accuracy") == {(0, "network", -1): 1}
+    angles = values("perturbed", "centred_angle")
+    assert angles[2, "penultimate", 1] == pytest.approx(2.4)
+    assert len(angles) == 2 * CLASSES
+    near = values("targeted", "nearest_clean")
+    assert near[2, "centre 2", 1] == near[2, "centre 0", 2] == near[0, "centre 1", 1] == 1
+    assert sum(near.values()) == 2 * CLASSES
+
+
+def test_figures_of_collapse_draw_a_block_per_run_and_a_curve_per_condition(collapse_rows):
+    table = tables.collapse(collapse_rows, [*su.PANELS, *su.CLASSIFIER.values()])
+    table = table[(table["part"] == "train") & table["stage"].isin(["network", "penultimate"])]
+    figure = su.collapse(table, {}, [1])
+    assert len(figure.axes) == 2 * 8
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert set(su.CONDITIONS.values()) | {"classifier rows", "settings change"} <= set(labels)
+    assert figure.axes[2].get_yscale() == "log"
+    assert {text.get_text() for ax in figure.axes for text in ax.texts} >= {"standard\nDigits", "trades\nDigits"}
+
+
+def test_the_confusion_shows_targeted_images_in_the_row_of_their_own_class(collapse_rows):
+    measures = ["centred_angle", "source_centred_angle", "accuracy", "nearest_centre_accuracy", "nearest_clean"]
+    table = tables.collapse(collapse_rows, measures)
+    table = table[(table["part"] == "train") & ~(table["stage"] == "input")]
+    untargeted, targeted = su.leaping(table, {}, []).axes[2:4]
+    shares = np.asarray(untargeted.collections[0].get_array()).reshape(CLASSES, CLASSES)
+    # Label c has class c + 1 nearest; targeted images with label c are made from class c − 1, and so have come two on.
+    np.testing.assert_allclose(shares, 100 * np.roll(np.eye(CLASSES), 1, axis=1))
+    shares = np.asarray(targeted.collections[0].get_array()).reshape(CLASSES, CLASSES)
+    np.testing.assert_allclose(shares, 100 * np.roll(np.eye(CLASSES), 2, axis=1))
+
+
+def test_layers_are_drawn_in_the_order_of_the_network(collapse_rows):
+    table = tables.collapse(collapse_rows, su.LAYERS)
+    table = table[(table["epoch"] == 2) & table["condition"].isin(["clean", "perturbed"])]
+    figure = su.layers(table, {})
+    ax = figure.axes[3]
+    assert any(np.allclose(np.asarray(line.get_ydata(), float), [120, 130]) for line in ax.lines)
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()] == list(STAGES)
+
+
+def test_alignment_and_nearest_centres_have_a_curve_per_run(collapse_rows):
+    table = tables.collapse(collapse_rows, su.DISPLACEMENTS)
+    figure = su.alignment(table[(table["part"] == "train") & (table["condition"] == "perturbed")], {}, [])
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["standard", "trades"]
+    # Over training: the mean over classes.
+    np.testing.assert_allclose(np.asarray(figure.axes[0].lines[0].get_ydata(), float), [2.1, 2.4])
+    table = tables.collapse(collapse_rows, ["accuracy", "nearest_centre_accuracy"])
+    shown = table["condition"].isin(["clean", "perturbed"]) & table["stage"].isin(["network", "penultimate"])
+    figure = su.nearest_centre(table[shown], {}, [])
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == [f"{part} images, {name}" for part in ("Training", "Test") for name in ("clean", "perturbed")]
+
+
+def test_free_colours_avoid_the_configured_ones():
+    chosen = style.palette(["a", "b", "c"], {"b": "#0173b2"})
+    assert len({str(colour) for colour in chosen.values()}) == 3

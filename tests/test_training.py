@@ -11,8 +11,8 @@ import pytest
 from flax import linen as nn
 from jax.tree_util import Partial
 
-from robust_tangents import models
-from robust_tangents.attacks import Attack, pgd
+from robust_tangents import models, randomness
+from robust_tangents.attacks import Attack, divergence_attack, pgd
 from robust_tangents.execution import Execution
 from robust_tangents.models.layers import BatchNorm
 from robust_tangents.training import State, Trainer, as_float, learning_rate
@@ -199,6 +199,82 @@ def test_adversarial_steps_are_composed_of_clean_steps_and_attacks_in_evaluation
     assert_different(trained.params, by_mode["training"].params)
     updates = 2 if adversarial_steps == "alternate" else 1
     assert int(trained.batch_stats["norm"]["count"]) == int(batch_stats["norm"]["count"]) + updates
+
+
+def test_attacks_can_be_made_in_training_mode_and_leave_the_statistics_alone(network, data, start, train):
+    images, labels = as_float(data[0]), data[1]
+    spec = ADVERSARIAL | {"adversarial_steps": "pure", "attack_mode": "training", "batch_size": COUNT}
+    predict = Partial(lambda p, s, x: network.train(p, s, x)[0], start.params, start.batch_stats)
+    attacked = pgd(predict, images, labels, jax.random.key(0), Attack.of(ATTACK), STEPPED)
+    trained = train(spec)[1]
+    assert_close(trained, descend(network, start, attacked, labels), rtol=1e-4, atol=1e-5)
+    assert int(trained.batch_stats["norm"]["count"]) == int(start.batch_stats["norm"]["count"]) + 1
+
+
+@pytest.mark.parametrize("execution", [STEPPED, COMPILED])
+def test_a_step_of_trades_is_one_of_its_loss(network, data, start, execution):
+    images, labels = as_float(data[0]), data[1]
+    # A large step, so that clean and attacked images differ by more than the noise of the start.
+    attack = ATTACK | {"epsilon": 0.4}
+    spec = TRADES | {"attack": attack, "batch_size": COUNT}
+    _, batch_stats = network.train(start.params, start.batch_stats, images**2 * 3)
+    state = start._replace(batch_stats=batch_stats)
+    model = models.Network(network.module, network.classes, execution)
+    trainer = Trainer(model, data[0], data[1], spec, (0, 0))
+    order = trainer.order(0)
+    [(_, trained, value)] = trainer.epoch(state, 0)
+
+    key = jax.random.fold_in(randomness.key(0, 0, "attack", 0), 0)
+    predict = Partial(network.logits, state.params, state.batch_stats)
+    attacked = divergence_attack(predict, images[order], key, Attack.of(attack), STEPPED)
+
+    def loss(params):
+        clean, updated = network.train(params, state.batch_stats, images[order])
+        other, updated = network.train(params, updated, attacked)
+        p, q = jax.nn.softmax(clean), jax.nn.softmax(other)
+        likelihood = jnp.log(p[jnp.arange(COUNT), labels[order]])
+        return -likelihood.mean() + 2 * jnp.sum(p * jnp.log(p / q)) / COUNT, updated
+
+    (expected, updated), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    assert value == pytest.approx(float(expected), rel=1e-4)
+    params = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradient)
+    assert_close(trained.params, params, rtol=1e-3, atol=1e-5)
+    assert_close(trained.batch_stats, updated, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_batch_norm_stays_the_identity_while_its_scales_are_learned(data):
+    images, labels = data
+    network = models.Network(Normalised(), CLASSES, COMPILED, frozen_batch_norm=True)
+    state = State.start(*network.init(jax.random.key(1), as_float(images)))
+    x = as_float(images).reshape(COUNT, -1)
+    p = state.params
+    hidden = jax.nn.relu(x @ p["hidden"]["kernel"] + p["hidden"]["bias"])
+    logits = hidden @ p["logits"]["kernel"] + p["logits"]["bias"]
+    np.testing.assert_allclose(network.logits(p, state.batch_stats, as_float(images)), logits, rtol=1e-3, atol=1e-4)
+    [(_, trained, _)] = Trainer(network, images, labels, TRADES, (0, 0)).epoch(state, 0)
+    assert_same(trained.batch_stats, state.batch_stats)
+    assert_different(trained.params["norm"], p["norm"])
+
+
+@pytest.mark.parametrize("execution", [STEPPED, COMPILED])
+@pytest.mark.parametrize("spec", [ADVERSARIAL, ADVERSARIAL | {"adversarial_steps": "pure"}, TRADES])
+def test_kept_images_are_those_of_the_epochs_attacked_steps(spec, execution):
+    images = jnp.arange(COUNT, dtype=jnp.float32)[:, None, None, None] / 20
+    spec = spec | {"attack": ATTACK | {"random_start": True, "epsilon": 0.01}}
+    model = Recorder(execution)
+    trainer = Trainer(model, images, jnp.zeros(COUNT, int), spec, (0, 0), keep_attacked=True)
+    for epoch in range(2):
+        [(_, state, _)] = trainer.epoch(model.start(9, 4, 1, 1, 1), epoch)
+        every = slice(None) if spec.get("adversarial_steps") == "pure" else slice(1, None, 2)
+        seen = np.asarray(state.batch_stats["seen"])[every].ravel()
+        kept = np.asarray(state.attacked)
+        np.testing.assert_array_equal(kept.ravel(), seen[seen >= 0])
+        assert np.abs(kept - images[trainer.order(epoch)]).max() < 0.02
+        assert np.abs(kept - images[trainer.order(epoch)]).max() > 0
+    plain = Trainer(model, images, jnp.zeros(COUNT, int), spec, (0, 0))
+    [(_, without, _)] = plain.epoch(model.start(9, 4, 1, 1, 1), 1)
+    assert without.attacked is None
+    np.testing.assert_array_equal(without.batch_stats["seen"], state.batch_stats["seen"])
 
 
 def test_standard_training_moves_the_running_statistics_and_lowers_the_loss(network, data, start):

@@ -16,7 +16,17 @@ from conftest import PARTS, ROOT, TINY_LIMIT, copy_of
 from robust_tangents import storage
 
 EPS8 = ("loo_eps8_fig1", "loo_eps8_fig2", "loo_eps8_frozen_kernel")
-FIGURES = ("loo_fig1", "loo_fig2", "loo_frozen_kernel", "loo_eigenvectors", "loo_transfer", *EPS8)
+SU = (
+    "su_standard",
+    "su_adversarial",
+    "su_trades",
+    "su_leaping",
+    "su_alignment",
+    "su_layers",
+    "su_nearest_centre",
+    "su_fresh_attacks",
+)
+FIGURES = ("loo_fig1", "loo_fig2", "loo_frozen_kernel", "loo_eigenvectors", "loo_transfer", *EPS8, *SU)
 
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
@@ -94,6 +104,29 @@ def test_a_change_of_the_second_stage_leaves_kernels_alone(finished):
     }
 
 
+def test_a_change_of_the_collapse_code_measures_collapse_only(finished):
+    finished.append("src/robust_tangents/collapse.py", "\nCHANGED = True\n")
+    assert finished.planned() == {"measure_collapse": 4, **dict.fromkeys(SU, 1)}
+
+
+def test_a_setting_of_the_collapse_measures_them_only(finished):
+    plan = finished.planned(overlay="collapse: {features: {noise: 4}}")
+    assert plan == {"measure_collapse": 4, **dict.fromkeys(SU, 1)}
+
+
+def test_attacked_images_of_past_epochs_are_measured_where_they_were_kept(smoke):
+    with (smoke.results / "figures" / "su_fresh_attacks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["epoch"] for row in rows if row["condition"] == "stale"} == {"5.0", "6.0"}
+    accuracy = {
+        row["condition"]: float(row["value"])
+        for row in rows
+        if row["measure"] == "accuracy" and row["epoch"] == "6.0" and row["seed"] == "1"
+    }
+    assert set(accuracy) == {"clean", "perturbed", "stale"}
+    assert accuracy["perturbed"] != accuracy["stale"]
+
+
 def test_a_colour_redraws_only(finished):
     assert finished.planned(overlay="style: {colours: {benign: black}}") == dict.fromkeys(FIGURES, 1)
 
@@ -101,7 +134,8 @@ def test_a_colour_redraws_only(finished):
 def test_a_new_seed_runs_only_that_seed(finished):
     assert finished.planned(overlay="seeds: [[0, 1], 2]") == {
         "draw_subset": 1,
-        "train": 7,
+        "train": 11,
+        "measure_collapse": 4,
         "extract_kernels": 7,
         "measure_kernels": 5,
         "train_stage2": 10,
@@ -173,7 +207,8 @@ def test_a_figure_plans_only_its_ancestors(fresh):
     checkout = fresh()
     assert "train_stage2" not in checkout.planned("loo_fig1")
     assert not {"extract_kernels", "draw_subset"} & set(checkout.planned("loo_fig2"))
-    assert set(checkout.planned("loo")) == set(checkout.planned())
+    assert not {"extract_kernels", "train_stage2"} & set(checkout.planned("su"))
+    assert {*checkout.planned("loo"), *checkout.planned("su")} == set(checkout.planned())
 
 
 def test_a_figure_that_needs_early_epochs_trains_no_further(fresh):
@@ -186,11 +221,11 @@ def test_a_figure_that_needs_early_epochs_trains_no_further(fresh):
 def test_how_much_one_job_takes_is_configuration(fresh):
     checkout = fresh()
     apart = checkout.planned(overlay="seeds: [0, 1]")
-    assert apart["train"] == 2 * checkout.planned()["train"] == 14
+    assert apart["train"] == 2 * checkout.planned()["train"] == 22
     spread = checkout.planned(
         overlay="{training: {segment_epochs: 1}, stage2: {benign_data: {spawn_epochs: [0, 1, 3]}}}"
     )
-    assert spread["train"] == 11
+    assert spread["train"] == 15
     assert spread["train_stage2"] == 13
 
 
@@ -219,7 +254,7 @@ def test_the_menu_describes_every_rule(smoke):
     menu = [line for line in smoke.snakemake("--list-rules").stdout.split("\n") if line]
     described = [found.group(1) for line in menu if (found := re.fullmatch(r"(\w+) \(.+\)", line))]
     assert len(described) == len(menu)
-    assert {"all", "loo", "loo_eps8", *FIGURES, "train", "neural_tangents"} <= set(described)
+    assert {"all", "loo", "loo_eps8", "su", *FIGURES, "train", "neural_tangents"} <= set(described)
 
 
 def test_the_report_shows_every_figure_with_its_caption(finished):

@@ -56,16 +56,20 @@ class Centres:
         return directions.T * scale
 
 
+def _ratio(value: np.ndarray, norm: np.ndarray | np.floating) -> np.ndarray:
+    """Undefined, without a warning, where the norm is zero (as that of an untrained classifier)."""
+    return np.asarray(value) / np.where(norm > 0, norm, np.nan)
+
+
 def equinorm(vectors: np.ndarray) -> float:
     """NC2, equal norms: standard deviation (with C − 1) over mean of the norms of (C, d) vectors."""
     norms = np.linalg.norm(vectors, axis=1)
-    return float(norms.std(ddof=1) / norms.mean())
+    return float(_ratio(norms.std(ddof=1), norms.mean()))
 
 
 def cosines(vectors: np.ndarray) -> np.ndarray:
     """Cosines of all pairs of different vectors among (C, d), (C·(C − 1),); undefined where a vector is zero."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    directions = _ratio(vectors, np.linalg.norm(vectors, axis=1, keepdims=True))
     return (directions @ directions.T)[~np.eye(len(vectors), dtype=bool)]
 
 
@@ -76,7 +80,8 @@ def equiangularity(vectors: np.ndarray) -> float:
 
 def self_duality(weights: np.ndarray, centred: np.ndarray) -> float:
     """NC3: ‖W / ‖W‖ − μ̇ / ‖μ̇‖‖² in Frobenius norm, between 0 and 4, for classifier rows and centred means (C, d)."""
-    return float(np.sum((weights / np.linalg.norm(weights) - centred / np.linalg.norm(centred)) ** 2))
+    difference = _ratio(weights, np.linalg.norm(weights)) - _ratio(centred, np.linalg.norm(centred))
+    return float(np.sum(difference**2))
 
 
 def angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ _TITLES = {
     "fashion_mnist": "Fashion-MNIST",
 }
 
+_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+
 
 def grouped(entries: Sequence[Any]) -> list[list[Any]]:
     """Jobs of a list in which an inner list stands for what one job takes together."""
@@ -59,6 +61,9 @@ class Study:
 
     def __init__(self, configuration: Mapping[str, Any]):
         self.config = validate(configuration)
+        for section in ("runs", "collapse", "figures"):
+            present = {name: entry for name, entry in self.config[section].items() if entry is not None}
+            self.config[section] = present
         self.name: str = self.config["study"]
         self.runs: dict[str, Spec] = {name: self._run(name) for name in self.config["runs"]}
         for name in self.runs:
@@ -69,7 +74,7 @@ class Study:
             self._check_stage2(name)
         for name in self.config["collapse"]:
             self._check_collapse(name)
-        self.figures: dict[str, Spec] = {name: spec for name, spec in self.config["figures"].items() if spec}
+        self.figures: dict[str, Spec] = self.config["figures"]
         for figure, spec in self.figures.items():
             self._check_figure(figure, spec)
         seeds = [seed for group in grouped(self.config["seeds"]) for seed in group]
@@ -430,6 +435,11 @@ class Study:
         sources = {self.config["data"][self.runs[run]["data"]]["source"] for run in runs}
         return ", ".join(sorted(_TITLES[source] for source in sources))
 
+    def collapse_title(self, row: Spec) -> str:
+        """Data and attack of a row whose collapse is measured."""
+        attack = self.attack(self.config["collapse"][row["collapse"]]["attack"], "")
+        return f"{self.title(row['runs'].values())}, {_NORMS[attack['norm']]} ε = {attack['epsilon']:.3g}"
+
     def eigenvectors_title(self) -> str:
         """Data and class behind the eigenvector images."""
         row = self.figures["loo_eigenvectors"]["rows"][0]
@@ -441,8 +451,9 @@ class Study:
         names = dict.fromkeys(run for row in rows for run in self.runs_of(row).values())
         runs = [self.runs[name] for name in names]
         trainings = [*runs, *(self.config["stage2"][row["stage2"]] for row in rows if "stage2" in row)]
-        used = [training["attack"] for training in trainings if training["objective"] == "adversarial"]
+        used = [training["attack"] for training in trainings if training["objective"] != "standard"]
         used += [row["attack"] for row in rows if "attack" in row]
+        used += [self.config["collapse"][row["collapse"]]["attack"] for row in rows if "collapse" in row]
         attacks = {name: self.attack(name, "") for name in used}
 
         def listed(texts: Iterable[str]) -> str:
@@ -456,7 +467,7 @@ class Study:
                 for run in runs
             ),
             "attacks": listed(
-                f"{name}: PGD-{attack['steps']} in the ℓ∞ ball of radius {attack['epsilon']:.4g}"
+                f"{name}: PGD-{attack['steps']} in the {_NORMS[attack['norm']]} ball of radius {attack['epsilon']:.4g}"
                 for name, attack in attacks.items()
             ),
             "epochs": listed(str(run["epochs"]) for run in runs),

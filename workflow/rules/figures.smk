@@ -53,7 +53,8 @@ def collapse_files(row, run, seeds):
 
 
 def collapse_of_runs(name):
-    return {"rows": curves(name, collapse_files), "switches": study.switches(name)}
+    rows = [{**row, "title": study.collapse_title(row)} for row in curves(name, collapse_files)]
+    return {"rows": rows, "switches": study.switches(name)}
 
 
 def of_all_seeds(stage):

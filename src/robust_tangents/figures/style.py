@@ -38,16 +38,17 @@ def apply() -> None:
 
 
 def palette(labels: Sequence[str], colours: Mapping[str, str]) -> dict[str, Any]:
-    """Colour of each label: the configured one, else the next of a colour-blind-safe cycle.
+    """Colour of each label: the configured one, else the next of a colour-blind-safe cycle that no other label has.
 
     Raises:
         InputError: a configured colour is none that Matplotlib knows.
     """
-    free = iter(sns.color_palette("colorblind", max(10, len(labels))))
     result = {}
+    taken = {mpl.colors.to_hex(colours[label]) for label in labels if mpl.colors.is_color_like(colours.get(label))}
+    cycle = sns.color_palette("colorblind", len(labels) + 10).as_hex()
+    free = iter([colour for colour in cycle if colour not in taken])
     for label in labels:
-        following = next(free)
-        colour = colours.get(label, following)
+        colour = colours[label] if label in colours else next(free)
         if not mpl.colors.is_color_like(colour):
             raise InputError(f"configuration: style.colours.{label}: {colour!r} is no colour; use a name or #rrggbb")
         result[label] = colour

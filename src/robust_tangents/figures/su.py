@@ -75,8 +75,8 @@ def _legend(figure: Figure, colours: Mapping[str, Any], more: Sequence[Line2D], 
     handles = [Line2D([], [], color=colour, marker="o", markersize=3, label=name) for name, colour in colours.items()]
     handles += more
     if switches:
-        handles.append(Line2D([], [], color="0.75", linewidth=1, label="weight decay and objective change"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+        handles.append(Line2D([], [], color="0.75", linewidth=1, label="settings change"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
 
 
 def _ideal(label: str = "ideal") -> Line2D:
@@ -117,6 +117,7 @@ def collapse(table: pd.DataFrame, colours: Mapping[str, str], switches: Sequence
             _scale(ax, measure)
             ax.set(xlabel="Epoch", ylabel="")
             ax.set_title(title)
+        panels[3].tick_params(labelbottom=True)
         panels[-1].set_axis_off()
         panels[-1].text(
             0.05, 0.9, f"{_readable(run)}\n{row}", transform=panels[-1].transAxes, va="top", size="large", weight="bold"
@@ -131,7 +132,7 @@ def _scale(ax: Axes, measure: str) -> None:
     """Logarithmic for what falls by orders of magnitude, else down to the value at collapse, which is drawn."""
     if measure in ("loss", "nc1"):
         ax.set_yscale("log")
-        ax.annotate("at collapse: 0", (0.98, 0.02), xycoords="axes fraction", ha="right", va="bottom", color="0.35")
+        ax.annotate("at collapse: 0", (0.03, 0.03), xycoords="axes fraction", va="bottom", color="0.35")
     elif measure.endswith("accuracy"):
         ax.axhline(100, **IDEAL)
         ax.set_ylim(-3, 103)
@@ -144,7 +145,7 @@ def leaping(table: pd.DataFrame, colours: Mapping[str, str], switches: Sequence[
 
     Args:
         table: measures centred_angle, source_centred_angle, accuracy, nearest_centre_accuracy and nearest_clean of
-            training images.
+            training images, at the penultimate stage and of the network.
 
     Source: Su et al. 2023, claim C2; our layout.
     """
@@ -171,7 +172,7 @@ def leaping(table: pd.DataFrame, colours: Mapping[str, str], switches: Sequence[
         _ideal("a full leap; two vertices of a simplex"),
     ]
     if switches:
-        handles.append(Line2D([], [], color="0.75", linewidth=1, label="weight decay sets in"))
+        handles.append(Line2D([], [], color="0.75", linewidth=1, label="settings change"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
@@ -193,8 +194,8 @@ def _angles(ax: Axes, table: pd.DataFrame, colours: Mapping[str, Any], classes: 
 
 
 def _hits(ax: Axes, table: pd.DataFrame) -> None:
-    of_target = table[(table["condition"] == "targeted") & table["stage"].isin(["network", "penultimate"])]
-    part = of_target[of_target["measure"].isin(["accuracy", "nearest_centre_accuracy"])]
+    shares = table["measure"].isin(["accuracy", "nearest_centre_accuracy"])
+    part = table[(table["condition"] == "targeted") & shares]
     sns.lineplot(
         part.assign(value=100 * part["value"]), x="epoch", y="value", color="black", ax=ax, style="measure",
         style_order=["accuracy", "nearest_centre_accuracy"], dashes=["", DASHES],
