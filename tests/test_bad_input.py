@@ -31,7 +31,7 @@ def said(result: subprocess.CompletedProcess[str], start: str) -> str:
         ("training: {checkpoints: [0, 9]}", ["checkpoints", "9", "last epoch, 4"]),
         ("kernels: {classes: {points: 2000}}", ["kernels.classes.points", "2000", "at most 200"]),
         ("kernels: {classes: {points: 25}}", ["kernels.classes.points", "25", "10 classes"]),
-        ("models: {resnet: {architecture: vgg}}", ["models.resnet.architecture", "vgg", "resnet"]),
+        ("models: {resnet: {architecture: alexnet}}", ["models.resnet.architecture", "alexnet", "vgg"]),
     ],
 )
 def test_a_wrong_configuration_is_refused_before_anything_starts(fresh, overlay, parts):

@@ -110,6 +110,48 @@ def segments_of_stage2(wildcards):
     return [segment_file(segment, wildcards.seeds) for segment in needed]
 
 
+def transfer_networks(seeds):
+    """Per parent, the files of its checkpoints and of the networks spawned from them at the figure's spawn epochs."""
+    row = study.figures["loo_transfer"]["rows"][0]
+    parts = [i for i, epochs in enumerate(study.spawn_parts(row["stage2"])) if set(epochs) & set(row["spawn_epochs"])]
+    networks = []
+    for label, run in row["parents"].items():
+        needed = dict.fromkeys(s for part in parts for s in study.stage2_segments(row["stage2"], run, part))
+        networks.append(
+            {
+                "label": label,
+                "segments": [segment_file(segment, seeds) for segment in needed],
+                "stage2": [stage2_file(row["stage2"], run, seeds, part) for part in parts],
+            }
+        )
+    return networks
+
+
+def transfer_inputs(wildcards):
+    return [path for parent in transfer_networks(wildcards.seeds) for path in parent["segments"] + parent["stage2"]]
+
+
+def eigenvector_networks(seeds):
+    """Per network of the figure, its label, epoch, and the files of its checkpoint and kernels."""
+    row = study.figures["loo_eigenvectors"]["rows"][0]
+    networks = []
+    for label, run in row["runs"].items():
+        epoch = row["epochs"][label]
+        segment = study.checkpoints(run)[epoch]
+        kernels = f"{results}/kernels/{row['kernel']}/{segment.name}/{seeds}.h5"
+        networks.append([label, f"{epoch:g}", segment_file(segment, seeds), kernels])
+    return networks
+
+
+def eigenvector_inputs(wildcards):
+    return list(dict.fromkeys(path for network in eigenvector_networks(wildcards.seeds) for path in network[2:]))
+
+
+def eigenvector_subset(wildcards):
+    row = study.figures["loo_eigenvectors"]["rows"][0]
+    return subset_file(next(iter(row["runs"].values())), row["kernel"], wildcards.seeds)
+
+
 def figures(prefix=""):
     """The PNG of every figure of the study whose name begins with ``prefix``."""
     return [f"{results}/figures/{name}.png" for name in study.figures if name.startswith(prefix)]
