@@ -144,8 +144,10 @@ def _flat(stages: Stages, images: jax.Array) -> dict[str, jax.Array]:
 
 @jax.jit
 def _sums(stages: Stages, images: jax.Array, members: jax.Array) -> dict[str, jax.Array]:
-    product = jax.tree_util.Partial(jnp.matmul, members, precision="highest")
-    return {name: product(value) for name, value in _flat(stages, images).items() if name != "logits"}
+    """Sum over the images of each class, (C, d), by stage; ``members`` (C, B) says which image counts for which."""
+    values = _flat(stages, images)
+    del values["logits"]
+    return {name: jnp.matmul(members, value, precision="highest") for name, value in values.items()}
 
 
 @jax.jit
