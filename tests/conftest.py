@@ -5,10 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +45,7 @@ class Checkout:
             assert "Nothing to be done" in output
             return {}
         rows = re.findall(r"^(\w+) +(\d+)$", table.group(1), re.MULTILINE)
-        return {rule: int(count) for rule, count in rows if rule not in ("all", "loo", "loo_eps8", "su")}
+        return {rule: int(count) for rule, count in rows if rule not in ("all", "loo", "loo_eps8", "su", "tsilivis")}
 
     def append(self, file: str, text: str) -> None:
         with (self.path / file).open("a") as handle:
@@ -69,6 +70,12 @@ def copy_of(source: Path, target: Path, *, times: bool = True, only: tuple[str, 
     return Checkout(target)
 
 
+def with_environment(checkout: Checkout) -> Checkout:
+    """With the environment of neural-tangents, which is made once for all checkouts."""
+    (checkout.path / ".neural-tangents").symlink_to(ROOT / ".neural-tangents")
+    return checkout
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one worker of a parallel run take all tests of the workflow, so that the smoke study is made once."""
     for item in items:
@@ -77,9 +84,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def smoke(tmp_path_factory: pytest.TempPathFactory, neural_tangents_python: Path) -> Checkout:
     """The finished smoke study; tests work on copies of it."""
-    checkout = copy_of(ROOT, tmp_path_factory.mktemp("workflow") / "smoke")
+    checkout = with_environment(copy_of(ROOT, tmp_path_factory.mktemp("workflow") / "smoke"))
     checkout.snakemake("--cores", "2", *TINY_LIMIT)
     return checkout
 
@@ -89,7 +96,7 @@ def fresh(smoke: Checkout, request: pytest.FixtureRequest) -> Callable[[], Check
     """Function that makes a checkout without results."""
 
     def make(name: str = "") -> Checkout:
-        return copy_of(ROOT, smoke.path.parent / f"{request.node.name}{name}")
+        return with_environment(copy_of(ROOT, smoke.path.parent / f"{request.node.name}{name}"))
 
     return make
 
@@ -99,3 +106,27 @@ def finished(smoke: Checkout, request: pytest.FixtureRequest) -> Checkout:
     """A copy of the finished study, with Snakemake's records."""
     path = smoke.path.parent / request.node.name
     return copy_of(smoke.path, path, only=(*PARTS, "results", ".snakemake"))
+
+
+@pytest.fixture(scope="session")
+def neural_tangents_python() -> Path:
+    """Python of the environment in which neural-tangents runs, made by the workflow's rule if need be."""
+    snakemake = Path(sys.executable).with_name("snakemake")
+    command = [str(snakemake), "--cores", "1", "neural_tangents"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if made.returncode:
+        log = ROOT / ".neural-tangents.log"
+        messages = made.stdout + made.stderr + (log.read_text() if log.exists() else "")
+        unreachable = r"NewConnectionError|ConnectTimeoutError|NameResolutionError|ProxyError|Max retries exceeded"
+        if re.search(unreachable, messages):
+            pytest.skip("the environment of neural-tangents cannot be built: no package registry is reachable")
+        pytest.fail(f"the environment of neural-tangents cannot be built:\n{messages}")
+    return ROOT / ".neural-tangents" / "bin" / "python"
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """Numbers of JAX in float64, for one test."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)

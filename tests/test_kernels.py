@@ -1,8 +1,6 @@
 """Kernels are inner products of explicit gradients, however they are blocked, and those of neural-tangents."""
 
-import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -233,22 +231,6 @@ def test_kernels_at_epoch_zero_are_the_conjugate_kernel_of_every_class(checkpoin
 
 
 # Against neural-tangents
-
-
-@pytest.fixture(scope="session")
-def neural_tangents_python() -> Path:
-    """Python of the environment in which neural-tangents runs, made by the workflow's rule if need be."""
-    snakemake = Path(sys.executable).with_name("snakemake")
-    command = [str(snakemake), "--cores", "1", "neural_tangents"]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if made.returncode:
-        log = ROOT / ".neural-tangents.log"
-        messages = made.stdout + made.stderr + (log.read_text() if log.exists() else "")
-        unreachable = r"NewConnectionError|ConnectTimeoutError|NameResolutionError|ProxyError|Max retries exceeded"
-        if re.search(unreachable, messages):
-            pytest.skip("the environment of neural-tangents cannot be built: no package registry is reachable")
-        pytest.fail(f"the environment of neural-tangents cannot be built:\n{messages}")
-    return ROOT / ".neural-tangents" / "bin" / "python"
 
 
 def test_kernels_are_those_of_neural_tangents(checkpoint, kernels, images, neural_tangents_python, tmp_path):
