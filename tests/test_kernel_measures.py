@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from robust_tangents.kernel_measures import distance, effective_rank, similarity, specialization, velocity
+from robust_tangents.kernel_measures import (
+    cosines,
+    distance,
+    effective_rank,
+    gram,
+    polar,
+    similarity,
+    specialization,
+    spectral_parts,
+    velocity,
+)
 
 IDENTITY = np.eye(2)
 ONES = np.ones((2, 2))
@@ -125,6 +135,49 @@ def test_specialization_with_unequal_classes_by_its_formula():
     np.testing.assert_allclose(result.mean(axis=0), 1)
     # One class after the other in arbitrary scale: nothing but the cosine counts.
     np.testing.assert_allclose(specialization(kernels * 7, labels), result, rtol=1e-13)
+
+
+# Full kernels over training
+
+
+def truncated(kernel: np.ndarray, k: int) -> np.ndarray:
+    eigenvalues, vectors = np.linalg.eigh(kernel)
+    return vectors[:, -k:] @ np.diag(eigenvalues[-k:]) @ vectors[:, -k:].T
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 25])
+def test_all_distances_come_from_one_matrix_of_inner_products(monkeypatch, at_once):
+    monkeypatch.setattr("robust_tangents.kernel_measures._AT_ONCE", at_once)
+    kernels = [random_kernel(7, seed) for seed in range(4)]
+    found = 1 - cosines(gram(kernels))
+    expected = [[distance(a, b) for b in kernels] for a in kernels]
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+    np.testing.assert_array_equal(np.diagonal(found), 0)
+
+
+def test_top_and_bottom_are_what_truncated_kernels_give():
+    kernels = [random_kernel(9, seed) for seed in range(4)]
+    parts = spectral_parts(kernels, 3)
+    tops = [truncated(kernel, 3) for kernel in kernels]
+    bottoms = [kernel - top for kernel, top in zip(kernels, tops, strict=True)]
+    for found, explicit in ((parts.full, kernels), (parts.top, tops), (parts.bottom, bottoms)):
+        np.testing.assert_allclose(found, gram(explicit), rtol=1e-10, atol=1e-10)
+    for mass, kernel in zip(parts.mass, kernels, strict=True):
+        squared = np.sort(np.linalg.eigvalsh(kernel) ** 2)[::-1]
+        np.testing.assert_allclose(mass, squared[:3].cumsum() / squared.sum(), rtol=1e-12)
+
+
+def test_polar_coordinates_by_hand():
+    # From diag(1, 0) to twice the identity: first straight away along itself, then to 45°.
+    radius, angle = polar(gram([FIRST, 2 * FIRST, 2 * IDENTITY]))
+    np.testing.assert_allclose(radius, [0, 1 / np.sqrt(5), 1], atol=1e-15)
+    np.testing.assert_allclose(angle, [0, 0, np.pi / 4], atol=1e-7)
+
+
+def test_rounding_makes_no_angle_undefined():
+    kernel = random_kernel(50).astype(np.float32)
+    _, angle = polar(gram([kernel, kernel * np.float32(1.1), random_kernel(50, 1)]))
+    assert np.isfinite(angle).all()
 
 
 # Precision
