@@ -114,6 +114,18 @@ def test_batch_norm_is_frozen_in_evaluation_mode(model, parent, images, displace
     np.testing.assert_allclose(logits, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_what_attacks_are_made_on_makes_a_difference(model, parent, images, labels):
+    spec = STEPS | {"objective": "adversarial", "attack": ATTACK, "adversarial_steps": "pure"}
+    reached = []
+    for mode in ("evaluation", "network"):
+        state = State.start(*model.start(*parent, centered=True))
+        trainer = Trainer(model, images, labels, spec | {"attack_mode": mode}, (0, 0))
+        for epoch in range(3):
+            [(_, state, _)] = trainer.epoch(state, epoch)
+        reached.append(ravel_pytree(state.params)[0])
+    assert np.abs(reached[0] - reached[1]).max() > 1e-4
+
+
 @pytest.mark.parametrize("objective", ["standard", "adversarial"])
 def test_training_moves_the_displacement_and_nothing_else(model, parent, images, labels, objective):
     spec = STEPS | {
@@ -139,6 +151,15 @@ def test_the_first_loss_of_a_centered_model_is_that_of_guessing(model, parent, i
     for centered in (True, False):
         [(_, _, loss)] = trainer.epoch(State.start(*model.start(*parent, centered=centered)), 0)
         assert (abs(loss - np.log(CLASSES)) < 1e-6) == centered
+
+
+def test_training_attacks_may_be_made_on_the_network_at_the_weights_reached(model, parent, images, displacement):
+    moved = jax.tree.map(jnp.add, parent[0], displacement)
+    _, point = model.start(*parent, centered=True)
+    expected = model.network.logits(moved, parent[1], images)
+    np.testing.assert_allclose(model.network_logits(displacement, point, images), expected, rtol=1e-6)
+    assert np.abs(expected - model.logits(displacement, point, images)).max() > 0.1
+    np.testing.assert_array_equal(model.network.network_logits(moved, parent[1], images), expected)
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "free"])

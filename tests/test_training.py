@@ -59,6 +59,8 @@ class Recorder:
     def logits(self, params, batch_stats, images):
         return jnp.broadcast_to(params["logits"], (len(images), CLASSES)) + 0 * images.sum()
 
+    network_logits = logits
+
     def train(self, params, batch_stats, images):
         seen = batch_stats["seen"].at[batch_stats["batches"], : len(images)].set(images)
         return self.logits(params, {}, images), {"seen": seen, "batches": batch_stats["batches"] + 1}

@@ -79,6 +79,11 @@ class Expansion:
         zeroth, first = self.terms(displacement, point, images)
         return point["zeroth"] * zeroth + first
 
+    def network_logits(self, displacement: Params, point: dict[str, Any], images: jax.Array) -> jax.Array:
+        """Logits (B, classes) of the network itself at the displaced weights, in evaluation mode."""
+        params = jax.tree.map(jnp.add, point["params"], displacement)
+        return self.network.logits(params, point["batch_stats"], images)
+
     def train(self, displacement: Params, point: dict[str, Any], images: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
         """Logits, and the checkpoint with its statistics updated where batch norm is free."""
         if not self.free_batch_norm:

@@ -29,6 +29,8 @@ class Model(Protocol):
 
     def logits(self, params: Any, batch_stats: Any, images: jax.Array) -> jax.Array: ...
 
+    def network_logits(self, params: Any, batch_stats: Any, images: jax.Array) -> jax.Array: ...
+
 
 class State(NamedTuple):
     """All that training carries from one step to the next.
@@ -67,7 +69,8 @@ class Trainer:
             ``momentum``, ``weight_decay``. Where the objective is "adversarial", also ``attack``,
             ``adversarial_steps`` (pure: each batch takes one step, on attacked images; alternate: a step on clean
             images, an attack on the result, a step on the attacked images) and ``attack_mode`` (of the attacked model:
-            evaluation, or training, that is with the statistics of the batch). Where it is "trades", ``attack`` and
+            evaluation; training, that is with the statistics of the batch; or network, that is the network at the
+            weights reached where the model is its expansion). Where it is "trades", ``attack`` and
             ``beta``: each batch takes one step on CE(f(x), y) + β KL(p(x) ‖ p(x')), x' from `divergence_attack` on the
             model in evaluation mode; x, then x' pass in training mode.
         seeds: (study seed, run seed), the root of order and attack noise.
@@ -76,7 +79,8 @@ class Trainer:
 
     Source: Loo et al. 2022, section 2; ``alternate`` is what the authors' code does, ``pure`` what the text says.
         Attacks in training mode: Su et al. 2023, authors' code (where they also update the running statistics, which
-        is not kept). TRADES: Zhang et al. 2019.
+        is not kept). Attacks on the network in place of its expansion: Tsilivis & Kempe 2022, authors' code. TRADES:
+        Zhang et al. 2019.
     """
 
     model: Model
@@ -165,8 +169,9 @@ def _programs(model: Model, settings: str) -> tuple[Callable, Callable]:
         return model.train(params, batch_stats, images)[0]
 
     def attacked_model(state: State) -> Predictor:
-        training = adversarial and spec["attack_mode"] == "training"
-        return Partial(in_training_mode if training else model.logits, state.params, state.batch_stats)
+        modes = {"evaluation": model.logits, "training": in_training_mode, "network": model.network_logits}
+        mode = spec["attack_mode"] if adversarial else "evaluation"
+        return Partial(modes[mode], state.params, state.batch_stats)
 
     def keep(state: State, images: jax.Array, position: int | jax.Array) -> State:
         if state.attacked is None:

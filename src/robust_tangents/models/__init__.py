@@ -62,6 +62,10 @@ class Network:
         assert isinstance(logits, jax.Array)
         return logits
 
+    def network_logits(self, params: Params, batch_stats: BatchStats, images: jax.Array) -> jax.Array:
+        """The same as `logits`; expansions of a network differ."""
+        return self.logits(params, batch_stats, images)
+
     def features(self, params: Params, batch_stats: BatchStats, images: jax.Array) -> dict[str, jax.Array]:
         """The images ("input"), the output of every stage in evaluation mode, and the "logits", in this order."""
         variables = {"params": params, "batch_stats": batch_stats}
