@@ -4,8 +4,10 @@ import _job
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
-from robust_tangents import checkpoints, execution, models, storage
+from robust_tangents import checkpoints, execution, models, randomness, storage
+from robust_tangents.attacks import Attack, pgd
 from robust_tangents.kernels import empirical_kernels
 from robust_tangents.training import as_float
 
@@ -18,10 +20,13 @@ def main(options) -> None:
     with storage.read(options.segment, "segment") as segment, storage.read(options.subset, "subset") as subset:
         jobs = [(seed, epoch) for seed in spec["seeds"] for epoch in spec["epochs"]]
         for seed, epoch in _job.progress(jobs, "kernels"):
-            images = as_float(jnp.asarray(subset[f"seed{seed}/images"]))
-            labels = subset[f"seed{seed}/labels"]
+            points = subset[f"seed{seed}/first" if spec["attack"] and epoch == 0 else f"seed{seed}"]
+            images, labels = as_float(jnp.asarray(points["images"])), points["labels"]
             network = models.build(spec["model"], int(labels.max()) + 1, execution.choose(images.shape[1:]))
             state = checkpoints.load(segment, seed, epoch)
+            if spec["attack"] and epoch > 0:
+                predict, key = Partial(network.logits, *state), randomness.key(spec["study_seed"], seed, "evaluation")
+                images = pgd(predict, images, jnp.asarray(labels), key, Attack.of(spec["attack"]), network.execution)
             kernels = empirical_kernels(network, *state, images, spec["kinds"], spec["budget_mb"] * 10**6)
             result.setdefault(f"seed{seed}", {"labels": labels})[f"{epoch:g}"] = kernels
         inputs = {"segment": segment.checksum, "subset": subset.checksum}

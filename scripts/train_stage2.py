@@ -51,9 +51,17 @@ class Stage2:
         result: dict[str, dict] = {"standard": self.evaluate(self.network, *parent)}
         for variant, model in self.models.items():
             state = State.start(*model.start(*parent, centered=is_centered(variant)))
+            history = []
             for epoch in range(self.spec["epochs"]):
                 [(_, state, loss)] = self.trainers[variant].epoch(state, epoch)
-            result[variant] = {"loss": loss, **self.evaluate(model, state.params, state.batch_stats)}
+                if self.spec["evaluate_every"] and (epoch + 1) % self.spec["evaluate_every"] == 0:
+                    history.append(self.evaluate(model, state.params, state.batch_stats))
+            # The last evaluation on the way is the one at the end, if it was made there.
+            at_end = bool(history) and self.spec["epochs"] % self.spec["evaluate_every"] == 0
+            last = history[-1] if at_end else self.evaluate(model, state.params, state.batch_stats)
+            result[variant] = {"loss": loss, **last}
+            if history:
+                result[variant]["history"] = jax.tree.map(lambda *values: np.stack(values), *history)
             if variant == "linearized":
                 result[variant]["relative_magnitude"] = self.relative_magnitude(model, state)
             if self.spec["keep_networks"]:

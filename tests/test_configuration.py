@@ -179,15 +179,87 @@ def test_settings_of_data_subsets_kernels_and_measures(study):
         "seed": 0,
         "dataset": {"source": "digits", "path": None, "classes": None, "train_per_class": 130, "test_per_class": 40},
     }
-    assert study.subset_spec("classes", "seed2") == {"study_seed": 0, "seeds": [2], "points": 100}
+    assert study.subset_spec("classes", "seed2") == {"study_seed": 0, "seeds": [2], "points": 100, "first": False}
     assert study.kernel_spec("classes", Segment("benign", 12, 24), "seed0") == {
+        "study_seed": 0,
         "seeds": [0],
+        "attack": None,
         "model": {"architecture": "resnet", "width": 8, "blocks": [1, 1, 1, 1]},
         "epochs": [13, 14, 16, 18, 20, 22, 24],
         "kinds": ["trace", "class"],
         "budget_mb": 2048,
     }
-    assert study.measures_spec("classes", "seed0") == {"seeds": [0], "until": None}
+    assert study.measures_spec("classes", "seed0") == {"seeds": [0], "until": None, "top": 20}
+
+
+def test_kernels_as_released_have_an_attack_and_other_points_at_first():
+    changes = (("kernels.classes.attacked_by", "train"), ("kernels.classes.points", 650))
+    released = Study(changed(*changes))
+    assert released.subset_spec("classes", "seed0")["first"]
+    assert released.kernel_spec("classes", Segment("benign", 0, 12), "seed0")["attack"]["steps"] == 7
+    message = message_of(*changes, ("kernels.classes.points", 660))
+    assert message.startswith("configuration: kernels.classes.points: 1320 points need 132 images of each class")
+    assert message_of(("kernels.classes.attacked_by", "none")).startswith("configuration: kernels.classes.attacked_by")
+
+
+FEATURES = {
+    "data": "digits",
+    "architectures": [["fc1", "conv2"], "myrtle5"],
+    "attack": "train",
+    "attacked": {"myrtle5": 4},
+    "subsets": {"architectures": ["fc1"], "attacks": ["test"], "thresholds": [0.1]},
+}
+
+
+def test_settings_of_features_come_in_parts():
+    study = Study(changed(("features", {"some": FEATURES})))
+    assert study.feature_parts("some") == [["fc1", "conv2"], ["myrtle5"]]
+    assert study.infinite_kernels_spec("some", 0) == {"architectures": ["fc1", "conv2"], "budget_mb": 2048}
+    first, second = (study.features_spec("some", part) for part in (0, 1))
+    assert first["attack"]["steps"] == 7
+    assert first["subsets"]["architectures"] == ["fc1"]
+    assert first["attacked"] == {}
+    assert second["attacked"] == {"myrtle5": 4}
+    assert second["subsets"]["architectures"] == []
+    about = Study(
+        changed(("features", {"some": FEATURES}), ("figures.tsilivis_fig3", {"rows": [{"features": "some"}]}))
+    )
+    assert about.about("tsilivis_fig3")["model"] == "fc1, conv2, myrtle5"
+    assert about.about("tsilivis_fig3")["data"] == "Digits"
+    assert about.about("tsilivis_fig3")["seeds"] == "no seeds"
+
+
+def test_the_lazy_networks_are_told_by_their_kernel():
+    row = {"data": "digits", "architecture": "fc2", "widths": [8], "steps": [1, 5], "attack": "train"}
+    study = Study(changed(("figures.tsilivis_fig2", {"rows": [row]})))
+    about = study.about("tsilivis_fig2")
+    assert (about["data"], about["model"], about["seeds"]) == ("Digits", "fc2", "3 seeds (0, 1, 2)")
+    assert study.lazy_networks_spec("seed1")["rate"] == 0.5
+    late = changed(("figures.tsilivis_fig2", {"rows": [row | {"steps": [5, 1]}]}))
+    with pytest.raises(InputError, match=r"tsilivis_fig2\.rows\.0\.steps: must be in increasing order"):
+        Study(late)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ([("features.some.architectures", ["fc9"])], ["features.some.architectures.0", "'fc9'"]),
+        ([("features.some.data", "none")], ["features.some.data", "'none'", "digits"]),
+        ([("features.some.attack", "none")], ["features.some", "'none'", "attacks"]),
+        ([("features.some.subsets.architectures", ["fc5"])], ["subsets.architectures", "'fc5'", "fc1, conv2, myrtle5"]),
+        ([("features.some.subsets.architectures", ["myrtle5"])], ["'myrtle5'", "only some features"]),
+        ([("figures.tsilivis_fig3", {"rows": [{"features": "other"}]})], ["tsilivis_fig3.rows.0.features", "'other'"]),
+        (
+            [("figures.tsilivis_fig1", {"rows": [{"features": "some", "architecture": "fc5"}]})],
+            ["tsilivis_fig1.rows.0.architecture", "'fc5'", "features.some"],
+        ),
+    ],
+    ids=lambda value: value[0][0] if isinstance(value[0], tuple) else None,
+)
+def test_mistakes_in_features_are_told(changes, wanted):
+    message = message_of(("features", {"some": FEATURES}), *changes)
+    assert message.startswith("configuration: ")
+    assert all(part in message for part in wanted), message
 
 
 def test_settings_of_second_stages_come_in_parts():

@@ -26,7 +26,10 @@ SU = (
     "su_nearest_centre",
     "su_fresh_attacks",
 )
-FIGURES = ("loo_fig1", "loo_fig2", "loo_frozen_kernel", "loo_eigenvectors", "loo_transfer", *EPS8, *SU)
+FEATURES = ("tsilivis_fig1", "tsilivis_fig3", "tsilivis_fig4", "tsilivis_fig5")
+DYNAMICS = ("tsilivis_fig6", "tsilivis_fig6_released", "tsilivis_fig7")
+TSILIVIS = (*FEATURES, *DYNAMICS, "tsilivis_fig2", "tsilivis_fig8", "tsilivis_eigenattacks")
+FIGURES = ("loo_fig1", "loo_fig2", "loo_frozen_kernel", "loo_eigenvectors", "loo_transfer", *EPS8, *SU, *TSILIVIS)
 
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
@@ -42,9 +45,12 @@ def test_one_call_draws_every_figure(smoke):
         assert "</svg>" in stem.with_suffix(".svg").read_text()
         with stem.with_suffix(".csv").open() as file:
             rows = list(csv.DictReader(file))
-        assert {row["seed"] for row in rows} == {"0", "1"}
+        assert rows
+        if name in FEATURES:  # nothing there is random
+            continue
+        assert {row["seed"] for row in rows} - {"-1"} == {"0", "1"}
         # Only the first-order part's relative size is undefined, before training.
-        if name != "loo_eigenvectors":
+        if name not in ("loo_eigenvectors", *DYNAMICS):
             assert all(math.isfinite(float(row["value"])) or row["epoch"] == "0.0" for row in rows)
 
 
@@ -88,6 +94,9 @@ def test_a_change_of_the_kernel_code_leaves_training_alone(finished):
         "loo_eps8_fig1",
         "visualise_eigenvectors",
         "loo_eigenvectors",
+        "measure_eigenattacks",
+        "tsilivis_eigenattacks",
+        *DYNAMICS,
     }
 
 
@@ -101,6 +110,9 @@ def test_a_change_of_the_second_stage_leaves_kernels_alone(finished):
         "loo_eps8_frozen_kernel",
         "measure_transfer",
         "loo_transfer",
+        "tsilivis_fig8",
+        "measure_eigenattacks",
+        "tsilivis_eigenattacks",
     }
 
 
@@ -133,15 +145,17 @@ def test_a_colour_redraws_only(finished):
 
 def test_a_new_seed_runs_only_that_seed(finished):
     assert finished.planned(overlay="seeds: [[0, 1], 2]") == {
-        "draw_subset": 1,
-        "train": 11,
+        "draw_subset": 3,
+        "train": 13,
         "measure_collapse": 4,
-        "extract_kernels": 7,
-        "measure_kernels": 5,
-        "train_stage2": 10,
+        "extract_kernels": 11,
+        "measure_kernels": 9,
+        "train_stage2": 12,
         "visualise_eigenvectors": 1,
         "measure_transfer": 1,
-        **dict.fromkeys(FIGURES, 1),
+        "measure_eigenattacks": 1,
+        "measure_lazy_networks": 1,
+        **{name: 1 for name in FIGURES if name not in FEATURES},
     }
 
 
@@ -208,7 +222,20 @@ def test_a_figure_plans_only_its_ancestors(fresh):
     assert "train_stage2" not in checkout.planned("loo_fig1")
     assert not {"extract_kernels", "draw_subset"} & set(checkout.planned("loo_fig2"))
     assert not {"extract_kernels", "train_stage2"} & set(checkout.planned("su"))
-    assert {*checkout.planned("loo"), *checkout.planned("su")} == set(checkout.planned())
+    assert not {"train", "extract_kernels"} & {*checkout.planned(*FEATURES), *checkout.planned("tsilivis_fig2")}
+    assert {job for paper in ("loo", "su", "tsilivis") for job in checkout.planned(paper)} == set(checkout.planned())
+
+
+def test_closed_forms_need_no_second_environment(fresh):
+    overlay = "features: {pair: {architectures: [fc1, fc3]}}"
+    plan = fresh().planned("tsilivis_fig3", overlay=overlay)
+    assert plan == {"prepare_data": 1, "extract_infinite_kernels": 2, "measure_features": 2, "tsilivis_fig3": 1}
+
+
+def test_a_setting_of_the_features_leaves_kernels_alone(finished):
+    plan = finished.planned(overlay="attacks: {one_step: {epsilon: 0.2}}")
+    assert not {"extract_infinite_kernels_by_neural_tangents", "train", "extract_kernels"} & set(plan)
+    assert {"measure_features_by_neural_tangents", "measure_lazy_networks", "measure_eigenattacks"} <= set(plan)
 
 
 def test_a_figure_that_needs_early_epochs_trains_no_further(fresh):
@@ -221,12 +248,12 @@ def test_a_figure_that_needs_early_epochs_trains_no_further(fresh):
 def test_how_much_one_job_takes_is_configuration(fresh):
     checkout = fresh()
     apart = checkout.planned(overlay="seeds: [0, 1]")
-    assert apart["train"] == 2 * checkout.planned()["train"] == 22
+    assert apart["train"] == 2 * checkout.planned()["train"] == 26
     spread = checkout.planned(
         overlay="{training: {segment_epochs: 1}, stage2: {benign_data: {spawn_epochs: [0, 1, 3]}}}"
     )
-    assert spread["train"] == 15
-    assert spread["train_stage2"] == 13
+    assert spread["train"] == 17
+    assert spread["train_stage2"] == 15
 
 
 def test_any_number_of_cores_gives_identical_artefacts(smoke, fresh):
@@ -254,7 +281,7 @@ def test_the_menu_describes_every_rule(smoke):
     menu = [line for line in smoke.snakemake("--list-rules").stdout.split("\n") if line]
     described = [found.group(1) for line in menu if (found := re.fullmatch(r"(\w+) \(.+\)", line))]
     assert len(described) == len(menu)
-    assert {"all", "loo", "loo_eps8", "su", *FIGURES, "train", "neural_tangents"} <= set(described)
+    assert {"all", "loo", "loo_eps8", "su", "tsilivis", *FIGURES, "train", "neural_tangents"} <= set(described)
 
 
 def test_the_report_shows_every_figure_with_its_caption(finished):

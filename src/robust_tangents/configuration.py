@@ -15,6 +15,7 @@ from robust_tangents.schema import Spec, validate
 PAPERS = {
     "loo": "Evolution of Neural Tangent Kernels under Benign and Adversarial Training (Loo et al. 2022)",
     "su": "On the Robustness of Neural Collapse and the Neural Collapse of Robustness (Su et al. 2023)",
+    "tsilivis": "What Can the NTK Tell Us About Adversarial Robustness? (Tsilivis & Kempe 2022)",
 }
 
 _TITLES = {
@@ -74,6 +75,11 @@ class Study:
             self._check_stage2(name)
         for name in self.config["collapse"]:
             self._check_collapse(name)
+        for name, kernel in self.config["kernels"].items():
+            if kernel["attacked_by"] is not None:
+                self.attack(kernel["attacked_by"], f"kernels.{name}.attacked_by")
+        for name in self.config["features"]:
+            self._check_features(name)
         self.figures: dict[str, Spec] = self.config["figures"]
         for figure, spec in self.figures.items():
             self._check_figure(figure, spec)
@@ -176,21 +182,57 @@ class Study:
             if figure == "su_fresh_attacks" and not self.runs[run]["keep_attacked"]:
                 raise InputError(f"configuration: runs.{run}.keep_attacked: must be true for {figure}")
 
+    def _check_features(self, name: str) -> None:
+        spec, path = self.config["features"][name], f"features.{name}"
+        self._entry("data", spec["data"], f"{path}.data")
+        for attack in (spec["attack"], *spec["subsets"]["attacks"]):
+            self.attack(attack, path)
+        offered = list(chain(*grouped(spec["architectures"])))
+        complete = spec["subsets"]["architectures"]
+        if missing := [architecture for architecture in complete if architecture not in offered]:
+            raise InputError(
+                f"configuration: {path}.subsets.architectures: {missing[0]!r} is none of the architectures, "
+                f"{', '.join(offered)}"
+            )
+        if partly := set(spec["attacked"]) & set(complete):
+            raise InputError(
+                f"configuration: {path}.subsets.architectures: {min(partly)!r} has only some features attacked; "
+                "all are needed here"
+            )
+
     def _check_figure(self, figure: str, spec: Spec) -> None:
         for number, row in enumerate(spec["rows"]):
             path = f"figures.{figure}.rows.{number}"
+            if "data" in row:
+                self._entry("data", row["data"], f"{path}.data")
+                self.attack(row["attack"], f"{path}.attack")
+                if sorted(row["steps"]) != row["steps"]:
+                    raise InputError(f"configuration: {path}.steps: must be in increasing order")
+            if "features" in row:
+                architectures = chain(*self.feature_parts(row["features"], f"{path}.features"))
+                if "architecture" in row and row["architecture"] not in architectures:
+                    raise InputError(
+                        f"configuration: {path}.architecture: {row['architecture']!r} is none of features."
+                        f"{row['features']}.architectures"
+                    )
             if "baseline" in row and row["baseline"] not in row["parents"]:
                 raise InputError(
                     f"configuration: {path}.baseline: {row['baseline']!r} is none of the row's parents, "
                     f"{', '.join(row['parents'])}"
                 )
-            if figure in ("loo_eigenvectors", "loo_transfer"):
-                self._check_alike(row, "runs" if figure == "loo_eigenvectors" else "parents", path)
+            if figure in ("loo_eigenvectors", "loo_transfer", "tsilivis_eigenattacks"):
+                self._check_alike(row, "parents" if figure == "loo_transfer" else "runs", path)
+            if missing := [label for label in row.get("targets", []) if label not in row["runs"]]:
+                raise InputError(
+                    f"configuration: {path}.targets: {missing[0]!r} is none of the row's runs, {', '.join(row['runs'])}"
+                )
             for label, run in row.get("runs", {}).items():
                 self.run(run, f"{path}.runs.{label}")
                 if "kernel" in row:
                     kernel = self._entry("kernels", row["kernel"], f"{path}.kernel")
-                    self._check_points(f"kernels.{row['kernel']}", kernel["points"], run)
+                    # As released, the kernel at epoch 0 has points of its own.
+                    batches = 1 if kernel["attacked_by"] is None else 2
+                    self._check_points(f"kernels.{row['kernel']}", batches * kernel["points"], run)
                 if "epochs" in row and row["epochs"].get(label) not in self.checkpoints(run):
                     raise InputError(
                         f"configuration: {path}.epochs.{label}: {row['epochs'].get(label)} is no checkpoint of {run!r}"
@@ -198,7 +240,7 @@ class Study:
             if "collapse" in row:
                 self._check_collapse_of(figure, row, path)
             if "kernel" in row:
-                needed = "class" if "epochs" in row else "trace"
+                needed = "full" if figure.startswith("tsilivis_") else "class" if "epochs" in row else "trace"
                 if needed not in self.config["kernels"][row["kernel"]]["kinds"]:
                     raise InputError(f"configuration: kernels.{row['kernel']}.kinds: {figure} needs {needed}; add it")
             for label, parent in row.get("parents", {}).items():
@@ -298,6 +340,7 @@ class Study:
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
             "points": self.config["kernels"][kernel]["points"],
+            "first": self.config["kernels"][kernel]["attacked_by"] is not None,
         }
 
     def training_spec(self, segment: Segment, seeds: str) -> Spec:
@@ -331,16 +374,20 @@ class Study:
 
     def kernel_spec(self, kernel: str, segment: Segment, seeds: str) -> Spec:
         """Settings of the kernels of all checkpoints of a segment."""
+        spec = self.config["kernels"][kernel]
         return {
+            "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
             "model": self.model(segment.run),
             "epochs": self.segment_checkpoints(segment),
-            **{key: self.config["kernels"][kernel][key] for key in ("kinds", "budget_mb")},
+            "attack": None if spec["attacked_by"] is None else self.attack(spec["attacked_by"], ""),
+            **{key: spec[key] for key in ("kinds", "budget_mb")},
         }
 
     def measures_spec(self, kernel: str, seeds: str) -> Spec:
         """Settings of measuring the kernels along a run."""
-        return {"seeds": self.seed_groups[seeds], "until": self.config["kernels"][kernel]["until"]}
+        spec = self.config["kernels"][kernel]
+        return {"seeds": self.seed_groups[seeds], "until": spec["until"], "top": spec["top"]}
 
     def collapse_epochs(self, name: str, segment: Segment) -> list[float]:
         """Checkpoints of a segment at which collapse is measured."""
@@ -376,7 +423,7 @@ class Study:
             "seeds": self.seed_groups[seeds],
             "model": self.model(parent),
             "training": training | self._adversarial(spec, f"stage2.{name}.attack"),
-            **{key: spec[key] for key in ("variants", "batch_norm", "epochs", "keep_networks")},
+            **{key: spec[key] for key in ("variants", "batch_norm", "epochs", "keep_networks", "evaluate_every")},
             "spawn_epochs": self.spawn_parts(name)[part],
             "evaluation_attacks": self._evaluation_attacks(name, parent),
         }
@@ -396,6 +443,33 @@ class Study:
             **{key: row[key] for key in ("class", "eigenvectors", "steps", "step_size")},
         }
 
+    def eigenattacks_spec(self, seeds: str) -> Spec:
+        """Settings of attacks on the features of empirical kernels."""
+        row = self.figures["tsilivis_eigenattacks"]["rows"][0]
+        run = self.runs[next(iter(row["runs"].values()))]
+        attack = self.attack(row["attack"], "")
+        del attack["margin_restarts"]
+        return {
+            "study_seed": self.config["seed"],
+            "seeds": self.seed_groups[seeds],
+            "model": self.model(next(iter(row["runs"].values()))),
+            "batch_size": run["batch_size"],
+            "attack": attack,
+            **{key: row[key] for key in ("targets", "largest", "number")},
+        }
+
+    def lazy_networks_spec(self, seeds: str) -> Spec:
+        """Settings of training wide networks beside their kernel."""
+        row = self.figures["tsilivis_fig2"]["rows"][0]
+        attack = self.attack(row["attack"], "")
+        del attack["margin_restarts"]
+        return {
+            "study_seed": self.config["seed"],
+            "seeds": self.seed_groups[seeds],
+            "attack": attack,
+            **{key: row[key] for key in ("architecture", "widths", "steps", "rate", "budget_mb")},
+        }
+
     def transfer_spec(self, seeds: str) -> Spec:
         """Settings of measuring the transfer of attacks between the networks of a second stage."""
         row = self.figures["loo_transfer"]["rows"][0]
@@ -409,6 +483,36 @@ class Study:
             **{key: stage2[key] for key in ("variants", "batch_norm", "batch_size")},
             "spawn_epochs": row["spawn_epochs"],
             "attack": attack,
+        }
+
+    def feature_parts(self, name: str, path: str = "") -> list[list[str]]:
+        """Architectures of an entry of features, one list per job."""
+        return grouped(self._entry("features", name, path)["architectures"])
+
+    def infinite_kernels_spec(self, name: str, part: int) -> Spec:
+        """Settings of the kernels of some architectures."""
+        return {
+            "architectures": self.feature_parts(name)[part],
+            "budget_mb": self.config["features"][name]["budget_mb"],
+        }
+
+    def features_spec(self, name: str, part: int) -> Spec:
+        """Settings of measuring the features of these kernels."""
+        spec = self.config["features"][name]
+        architectures = self.feature_parts(name)[part]
+        subsets = {
+            "architectures": [a for a in spec["subsets"]["architectures"] if a in architectures],
+            "thresholds": spec["subsets"]["thresholds"],
+            "attacks": {attack: self.attack(attack, "") for attack in spec["subsets"]["attacks"]},
+        }
+        return {
+            "study_seed": self.config["seed"],
+            **self.infinite_kernels_spec(name, part),
+            "ridge": spec["ridge"],
+            "compared": spec["compared"],
+            "attack": self.attack(spec["attack"], ""),
+            "attacked": {a: number for a, number in spec["attacked"].items() if a in architectures},
+            "subsets": subsets,
         }
 
     def spawn_parts(self, name: str) -> list[list[float]]:
@@ -432,8 +536,16 @@ class Study:
 
     def title(self, runs: Iterable[str]) -> str:
         """Data sets of some runs, as a title."""
-        sources = {self.config["data"][self.runs[run]["data"]]["source"] for run in runs}
-        return ", ".join(sorted(_TITLES[source] for source in sources))
+        return self.title_of_data(self.runs[run]["data"] for run in runs)
+
+    def title_of_data(self, names: Iterable[str]) -> str:
+        """Data sets, as a title: their source, and the classes where only some are kept."""
+        kept = [self.config["data"][name] for name in names]
+        titles = {
+            _TITLES[data["source"]] + (f" ({', '.join(map(str, data['classes']))})" if data["classes"] else "")
+            for data in kept
+        }
+        return ", ".join(sorted(titles))
 
     def collapse_title(self, row: Spec) -> str:
         """Data and attack of a row whose collapse is measured."""
@@ -454,22 +566,31 @@ class Study:
         used = [training["attack"] for training in trainings if training["objective"] != "standard"]
         used += [row["attack"] for row in rows if "attack" in row]
         used += [self.config["collapse"][row["collapse"]]["attack"] for row in rows if "collapse" in row]
+        features = [self.config["features"][row["features"]] for row in rows if "features" in row]
+        used += [attack for entry in features for attack in (entry["attack"], *entry["subsets"]["attacks"])]
         attacks = {name: self.attack(name, "") for name in used}
+        # Kernels of infinite width: their data, and their architectures.
+        kernels = [(entry["data"], list(chain(*grouped(entry["architectures"])))) for entry in features]
+        kernels += [(row["data"], [row["architecture"]]) for row in rows if "data" in row]
 
         def listed(texts: Iterable[str]) -> str:
             return "; ".join(dict.fromkeys(texts))
 
         seeds = list(chain(*self.seed_groups.values()))
+        named = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})"
         return {
-            "data": self.title(names),
+            "data": self.title_of_data([run["data"] for run in runs] + [data for data, _ in kernels]),
             "model": listed(
-                ", ".join(f"{key} {value}" for key, value in self.config["models"][run["model"]].items())
-                for run in runs
+                [
+                    ", ".join(f"{key} {value}" for key, value in self.config["models"][run["model"]].items())
+                    for run in runs
+                ]
+                + [", ".join(architectures) for _, architectures in kernels]
             ),
             "attacks": listed(
                 f"{name}: PGD-{attack['steps']} in the {_NORMS[attack['norm']]} ball of radius {attack['epsilon']:.4g}"
                 for name, attack in attacks.items()
             ),
             "epochs": listed(str(run["epochs"]) for run in runs),
-            "seeds": f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})",
+            "seeds": "no seeds" if len(features) == len(rows) else named,
         }

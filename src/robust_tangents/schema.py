@@ -1,6 +1,7 @@
 """A configuration against its JSON schema: defaults filled in, mistakes told in one line."""
 
 import copy
+import difflib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +15,9 @@ from robust_tangents.errors import InputError
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.json"
 
 Spec = dict[str, Any]
+
+# Known keys that an error lists; of more, those that are most like the unknown one.
+_LISTED = 15
 
 
 def _with_defaults(schema: Spec) -> jsonschema.Draft202012Validator:
@@ -74,6 +78,9 @@ def _explain(error: Any, schema: Spec) -> str:
             message += f" (YAML reads {error.instance!r} as text; write {_as_yaml(float(error.instance))})"
     elif error.validator == "additionalProperties" and isinstance(error.schema, dict):
         known = sorted(error.schema.get("properties", {})) or ["lower-case letters, digits and _"]
+        if len(known) > _LISTED:
+            unknown = min(set(error.instance) - set(known))
+            known = [*difflib.get_close_matches(unknown, known, _LISTED, 0), "…"]
         message += f" (known: {', '.join(known)})"
     hint = _description(error, schema)
     return f"configuration: {path}: {message}" + (f"; {hint}" if hint else "")

@@ -131,9 +131,9 @@ def transfer_inputs(wildcards):
     return [path for parent in transfer_networks(wildcards.seeds) for path in parent["segments"] + parent["stage2"]]
 
 
-def eigenvector_networks(seeds):
-    """Per network of the figure, its label, epoch, and the files of its checkpoint and kernels."""
-    row = study.figures["loo_eigenvectors"]["rows"][0]
+def kernel_networks(figure, seeds):
+    """Per network of a figure of empirical kernels, its label, epoch, and the files of its checkpoint and kernels."""
+    row = study.figures[figure]["rows"][0]
     networks = []
     for label, run in row["runs"].items():
         epoch = row["epochs"][label]
@@ -143,13 +143,17 @@ def eigenvector_networks(seeds):
     return networks
 
 
-def eigenvector_inputs(wildcards):
-    return list(dict.fromkeys(path for network in eigenvector_networks(wildcards.seeds) for path in network[2:]))
+def kernel_inputs(figure, seeds):
+    return list(dict.fromkeys(path for network in kernel_networks(figure, seeds) for path in network[2:]))
 
 
-def eigenvector_subset(wildcards):
-    row = study.figures["loo_eigenvectors"]["rows"][0]
-    return subset_file(next(iter(row["runs"].values())), row["kernel"], wildcards.seeds)
+def kernel_options(figure, seeds):
+    return [word for network in kernel_networks(figure, seeds) for word in ("--network", *network)]
+
+
+def kernel_subset(figure, seeds):
+    row = study.figures[figure]["rows"][0]
+    return subset_file(next(iter(row["runs"].values())), row["kernel"], seeds)
 
 
 def figures(prefix=""):

@@ -42,6 +42,30 @@ def of_all_seeds(stage):
     return [f"{results}/{stage}/{seeds}.h5" for seeds in study.seed_groups]
 
 
+def of_features(figure):
+    """Settings and files of a figure of kernel features."""
+    [row] = study.figures[figure]["rows"]
+    name = row["features"]
+    return {
+        **row,
+        "title": study.title_of_data([study.config["features"][name]["data"]]),
+        "files": [f"{results}/features/{name}/part{part}.h5" for part, _ in enumerate(study.feature_parts(name))],
+    }
+
+
+def linearized_runs(figure):
+    """Rows of a figure of second stages, with the segments of each parent beside them."""
+    rows = curves(figure, stage2_files)
+    for row in rows:
+        [parent] = row["parents"].values()
+        segments_of_parent = [
+            segment_file(segment, seeds) for seeds in study.seed_groups for segment in study.segments(parent)
+        ]
+        row["curves"] = [{**row["curves"][0], "stage2": row["curves"][0]["files"], "segments": segments_of_parent}]
+        row["curves"][0]["files"] = row["curves"][0]["stage2"] + segments_of_parent
+    return rows
+
+
 # What each kind of figure is drawn from.
 drawn_from = {
     "loo_fig1": lambda name: {"rows": curves(name, measures_files), "switches": study.switches(name)},
@@ -62,4 +86,16 @@ drawn_from = {
     },
     "loo_transfer": lambda name: {"files": of_all_seeds("transfer")},
     "loo_eigenvectors": lambda name: {"files": of_all_seeds("eigenvectors"), "title": study.eigenvectors_title()},
+    **{f"tsilivis_fig{number}": of_features for number in (1, 3, 4, 5)},
+    "tsilivis_fig2": lambda name: {
+        "files": of_all_seeds("lazy_networks"),
+        "title": study.title_of_data([study.figures[name]["rows"][0]["data"]]),
+    },
+    "tsilivis_fig6": lambda name: {"rows": curves(name, measures_files)},
+    "tsilivis_fig7": lambda name: {"rows": curves(name, measures_files)},
+    "tsilivis_fig8": lambda name: {"rows": linearized_runs(name)},
+    "tsilivis_eigenattacks": lambda name: {
+        "files": of_all_seeds("eigenattacks"),
+        "title": study.title(study.figures[name]["rows"][0]["runs"].values()),
+    },
 }

@@ -4,8 +4,8 @@ if "loo_eigenvectors" in study.figures:
         """Images that maximise the alignment with top eigenvectors of a class kernel."""
         input:
             code=code("visualise_eigenvectors.py"),
-            networks=eigenvector_inputs,
-            subset=eigenvector_subset,
+            networks=lambda wildcards: kernel_inputs("loo_eigenvectors", wildcards.seeds),
+            subset=lambda wildcards: kernel_subset("loo_eigenvectors", wildcards.seeds),
         output:
             "<results>/eigenvectors/{seeds}.h5",
         log:
@@ -19,9 +19,7 @@ if "loo_eigenvectors" in study.figures:
             gpu=gpus,
         params:
             spec=lambda wildcards: to_json(study.eigenvectors_spec(wildcards.seeds)),
-            networks=lambda wildcards: [
-                word for network in eigenvector_networks(wildcards.seeds) for word in ("--network", *network)
-            ],
+            networks=lambda wildcards: kernel_options("loo_eigenvectors", wildcards.seeds),
         shell:
             "python {input.code[0]:q} --spec {params.spec:q} {params.networks:q} --subset {input.subset:q}"
             " --out {output:q} --threads {threads} --log {log:q}"

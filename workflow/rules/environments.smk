@@ -3,7 +3,7 @@ rule neural_tangents:
     input:
         lock=local(root / "envs" / "neural-tangents.txt"),
     output:
-        touch(".neural-tangents/ready"),
+        ready=".neural-tangents/ready",
     log:
         ".neural-tangents.log",
     localrule: True
@@ -12,4 +12,8 @@ rule neural_tangents:
     shell:
         "(python -m venv --clear .neural-tangents &&"
         " .neural-tangents/bin/python -m pip install --disable-pip-version-check --no-deps --require-hashes"
-        " -r {input.lock:q}) > {log:q} 2>&1"
+        " -r {input.lock:q}) > {log:q} 2>&1 ||"
+        " {{ echo 'neural_tangents: its environment cannot be built here ({log} says why). It needs a package index with"
+        " the files of {input.lock}; elsewhere built, .neural-tangents can be copied to the same path. Without it there"
+        " are no convolutional and Myrtle kernels; give features only fc architectures, or leave their figures out.'"
+        " >&2; exit 1; }}; cp {input.lock:q} {output.ready:q}"

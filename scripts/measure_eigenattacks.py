@@ -1,0 +1,113 @@
+"""Measure how far attacks on single features of empirical kernels fool trained networks."""
+
+import _job
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from robust_tangents import checkpoints, eigenattacks, execution, kernel_features, models, randomness, storage
+from robust_tangents.attacks import Attack, pgd
+from robust_tangents.evaluation import spread
+from robust_tangents.linearization import Expansion
+from robust_tangents.training import as_float
+
+
+class Networks:
+    """The networks of one seed, by label, and the test images that they are measured on."""
+
+    def __init__(
+        self, network: models.Network, states: dict[str, tuple], data: storage.Artefact, spec: dict, seed: int
+    ):
+        self.network, self.states, self.spec = network, states, spec
+        self.logits = jax.jit(network.logits)
+        self.images, self.labels = as_float(jnp.asarray(data["test/images"])), jnp.asarray(data["test/labels"])
+        self.key = randomness.key(spec["study_seed"], seed, "evaluation")
+        self.attack = Attack.of(spec["attack"])
+
+    def accuracy(self, attacked: jax.Array) -> np.ndarray:
+        """Of every target on attacked test images, (targets,)."""
+        batches = [rows[:kept] for rows, kept in spread(len(self.labels), self.spec["batch_size"])]
+        result = []
+        for target in self.spec["targets"]:
+            predicted = [jnp.argmax(self.logits(*self.states[target], attacked[rows]), -1) for rows in batches]
+            result.append(np.mean(np.concatenate(predicted) == self.labels[np.concatenate(batches)]))
+        return np.array(result)
+
+    def attacked(self, predict: Partial) -> jax.Array:
+        """Test images under the attack on a predictor."""
+        return pgd(predict, self.images, self.labels, self.key, self.attack, self.network.execution)
+
+    def baselines(self) -> dict[str, np.ndarray]:
+        """Accuracy of every target on clean images, under random signs of the attack's size, and its own attack."""
+        signs = jax.random.rademacher(self.key, self.images.shape, jnp.float32)
+        own = [self.attacked(Partial(self.network.logits, *self.states[target])) for target in self.spec["targets"]]
+        return {
+            "clean": self.accuracy(self.images),
+            "random": self.accuracy(jnp.clip(self.images + self.attack.epsilon * signs, 0, 1)),
+            "own": np.array([self.accuracy(images)[i] for i, images in enumerate(own)]),
+        }
+
+
+def main(options) -> None:
+    spec, inputs = options.spec, dict[str, str]()
+    result: dict[str, Any] = {}
+    jax.config.update("jax_default_matmul_precision", "highest")
+    opened = {label: (float(epoch), *paths) for label, epoch, *paths in options.network}
+    with storage.read(options.data, "data") as data, storage.read(options.subset, "subset") as subset:
+        inputs |= {"data": data.checksum, "subset": subset.checksum}
+        classes = len(data["class_names"])
+        network = models.build(spec["model"], classes, execution.choose(data["test/images"].shape[1:]))
+        model = Expansion(network)
+        for seed in _job.progress(spec["seeds"], "seeds"):
+            states = {}
+            for label, (epoch, path, _) in opened.items():
+                with storage.read(path, "segment") as segment:
+                    states[label] = checkpoints.load(segment, seed, epoch)
+                    inputs[f"{label}/segment"] = segment.checksum
+            networks = Networks(network, states, data, spec, seed)
+            result[f"seed{seed}"] = networks.baselines()
+            points = as_float(jnp.asarray(subset[f"seed{seed}/images"]))
+            targets = np.eye(classes)[subset[f"seed{seed}/labels"]]
+            for label, (epoch, _, path) in opened.items():
+                with storage.read(path, "kernels") as kernels:
+                    full = kernels[f"seed{seed}/{epoch:g}/full"]
+                    inputs[f"{label}/kernels"] = kernels.checksum
+                chosen = kernel_features.spread(spec["largest"], 3, spec["number"])
+                eigenvalues, weights = eigenattacks.feature_weights(full, targets, range(spec["largest"]))
+                # The chosen features one by one, then all of them as one predictor.
+                attacked = np.concatenate([weights[chosen], weights.sum(axis=0, keepdims=True)])
+                found = eigenattacks.directions(network, *states[label], points, attacked)
+                _, point = model.start(*states[label], centered=True)
+                accuracies = []
+                for i in range(len(attacked)):
+                    feature = Partial(model.logits, jax.tree.map(operator.itemgetter(i), found), point)
+                    accuracies.append(networks.accuracy(networks.attacked(feature)))
+                result[f"seed{seed}"][label] = {
+                    "features": chosen,
+                    "eigenvalues": eigenvalues,
+                    "accuracy": np.stack(accuracies[:-1]),
+                    "accuracy_all": accuracies[-1],
+                }
+    spec["networks"] = [label for label, *_ in options.network]
+    storage.write(options.out, kind="eigenattacks", data=result, spec=spec, inputs=inputs)
+
+
+if __name__ == "__main__":
+    parser = _job.parser(__doc__)
+    parser.add_argument("--data", required=True, help="data artefact")
+    parser.add_argument(
+        "--network",
+        required=True,
+        nargs=4,
+        action="append",
+        metavar=("LABEL", "EPOCH", "SEGMENT", "KERNELS"),
+        help="a network: its name in the figure, its epoch, and the artefacts that hold its checkpoint and kernels",
+    )
+    parser.add_argument("--subset", required=True, help="subset artefact with the points of the kernels")
+    parser.add_argument("--out", required=True, help="eigenattacks artefact to write")
+    _job.run(main, parser)
