@@ -105,7 +105,7 @@ class Features:
         predictors = kernel_features.sums(self.spectrum, self.targets, members)
 
         def by_set(values: np.ndarray) -> dict[str, np.ndarray]:
-            return dict(zip(sets, values[which].reshape(len(sets), -1), strict=True))
+            return dict(zip(sets, values[which.ravel()].reshape(len(sets), -1), strict=True))
 
         result: dict[str, Any] = {
             "thresholds": np.array(spec["thresholds"]),

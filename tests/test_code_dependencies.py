@@ -160,6 +160,13 @@ def test_work_without_networks_depends_on_none_of_them(script):
     assert not modules(script) & WITH_JAX
 
 
+@pytest.mark.parametrize("script", ["extract_infinite_kernels.py", "measure_features.py"])
+def test_work_in_the_second_environment_needs_nothing_that_is_not_there(script):
+    # Flax and Optax are behind these.
+    assert not modules(script) & {"models.__init__", "training", "evaluation", "linearization", "kernels"}
+    assert {"infinite_kernels", "neural_tangents_kernels", "storage"} <= modules(script)
+
+
 def test_every_script_depends_on_itself_and_the_common_frame():
     for path in (ROOT / "scripts").glob("[!_]*.py"):
         assert {path.name, "_job.py"} <= modules(path.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PARTS, ROOT, TINY_LIMIT, copy_of
+from conftest import PARTS, ROOT, TINY_LIMIT, copy_of, with_environment
 
 from robust_tangents import storage
 
@@ -233,7 +233,7 @@ def test_closed_forms_need_no_second_environment(fresh):
 
 
 def test_a_setting_of_the_features_leaves_kernels_alone(finished):
-    plan = finished.planned(overlay="attacks: {one_step: {epsilon: 0.2}}")
+    plan = with_environment(finished).planned(overlay="attacks: {one_step: {epsilon: 0.2}}")
     assert not {"extract_infinite_kernels_by_neural_tangents", "train", "extract_kernels"} & set(plan)
     assert {"measure_features_by_neural_tangents", "measure_lazy_networks", "measure_eigenattacks"} <= set(plan)
 

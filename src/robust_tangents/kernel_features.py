@@ -165,9 +165,8 @@ def attacked(
 ) -> tuple[jax.Array, jax.Array]:
     """The image under an attack on each of the predictors, with the true label, as `robust_tangents.attacks.pgd`.
 
-    The first step, from
-    a start that all share, needs the kernel's gradients at one image only. With one step of size ε this is
-    δ = −ε y sign ∇f, for two classes the optimum where f is linear.
+    The first step, from a start that all share, needs the kernel's gradients at one image only. With one step of size ε
+    this is δ = −ε y sign ∇f, for two classes the optimum where f is linear.
 
     Args:
         points: training images (n, H, W, C).
