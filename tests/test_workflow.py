@@ -232,6 +232,13 @@ def test_closed_forms_need_no_second_environment(fresh):
     assert plan == {"prepare_data": 1, "extract_infinite_kernels": 2, "measure_features": 2, "tsilivis_fig3": 1}
 
 
+def test_another_lock_of_the_second_environment_computes_again_what_it_computed(finished):
+    with_environment(finished).append("envs/neural-tangents.txt", "# another\n")
+    plan = finished.planned()
+    assert {"neural_tangents", "extract_infinite_kernels_by_neural_tangents", "tsilivis_fig3"} <= set(plan)
+    assert not {"train", "extract_kernels", "extract_infinite_kernels", "loo_fig1"} & set(plan)
+
+
 def test_a_setting_of_the_features_leaves_kernels_alone(finished):
     plan = with_environment(finished).planned(overlay="attacks: {one_step: {epsilon: 0.2}}")
     assert not {"extract_infinite_kernels_by_neural_tangents", "train", "extract_kernels"} & set(plan)

@@ -1,7 +1,7 @@
 # Kernels of infinitely wide networks and their features, in the environment that the architectures need.
 
-# With --sdm conda that environment is conda's; otherwise it is made here, on the machine that runs Snakemake. That it
-# was made again is no reason to compute again, as with the main environment.
+# With --sdm conda that environment is conda's; otherwise it is made here, on the machine that runs Snakemake. Its mark,
+# .neural-tangents/ready, is a copy of its lock: compared by content, it counts as changed when the lock does.
 by_conda = "conda" in {str(method) for method in workflow.deployment_settings.deployment_method}
 
 
@@ -35,7 +35,7 @@ environments = {
     "_by_neural_tangents": {
         "closed_form": False,
         "file": "neural-tangents",
-        "needs": [] if by_conda else [ancient(".neural-tangents/ready")],
+        "needs": [] if by_conda else [".neural-tangents/ready"],
         "python": "python" if by_conda else ".neural-tangents/bin/python",
     },
 }
