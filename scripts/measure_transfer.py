@@ -15,7 +15,7 @@ from robust_tangents import checkpoints, execution, models, randomness, storage
 from robust_tangents.attack_checks import stronger_than_white_box
 from robust_tangents.attacks import Attack
 from robust_tangents.errors import InputError
-from robust_tangents.evaluation import transfer_matrix
+from robust_tangents.evaluation import at_once, transfer_matrix
 from robust_tangents.linearization import Expansion, Variant, is_centered
 
 
@@ -61,7 +61,7 @@ def main(options) -> None:
         network = models.build(spec["model"], len(data["class_names"]), execution.choose(images.shape[1:]))
         # Made once: predictors share compiled programs if they are methods of one object.
         variants = {name: Expansion.of(network, name, spec["batch_norm"]) for name in spec["variants"]}
-        batch_size = min(spec["batch_size"], len(labels))
+        batch_size = at_once(len(labels), spec["batch_size"])
         for seed in _job.progress(spec["seeds"], "seeds"):
             networks: dict[tuple, Partial] = {}
             for files in options.networks:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from robust_tangents import checkpoints, execution, models, randomness, storage, subsets
-from robust_tangents.evaluation import Robustness, robustness
+from robust_tangents.evaluation import Robustness, at_once, robustness
 from robust_tangents.training import State, Trainer, as_float
 
 
@@ -85,7 +85,7 @@ def evaluator(network: models.Network, spec: dict, seed: int, data: storage.Arte
         key = randomness.key(spec["study_seed"], seed, "evaluation", epoch)
         result: dict[str, float] = {}
         for part, (images, labels) in parts.items():
-            batch_size = min(len(labels), spec["training"]["batch_size"])
+            batch_size = at_once(len(labels), spec["training"]["batch_size"])
             found = robustness(predict, images, labels, key, settings, network.execution, batch_size)
             result |= {f"{part}_{name}": value for name, value in found.items()}
         return result

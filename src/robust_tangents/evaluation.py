@@ -57,6 +57,11 @@ def spread(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield np.resize(rows, min(batch_size, count)), len(rows)
 
 
+def at_once(count: int, batch_size: int) -> int:
+    """Images to evaluate at once: a training batch, but at least 100 of them, since small batches waste time."""
+    return min(count, max(batch_size, 100))
+
+
 def _survives(
     predict: Predictor, images: jax.Array, labels: jax.Array, key: jax.Array, attack: Attack, execution: Execution
 ) -> jax.Array:
