@@ -1,10 +1,13 @@
 """Running the workflow in copies of the repository."""
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +116,10 @@ def neural_tangents_python() -> Path:
     """Python of the environment in which neural-tangents runs, made by the workflow's rule if need be."""
     snakemake = Path(sys.executable).with_name("snakemake")
     command = [str(snakemake), "--cores", "1", "neural_tangents"]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # Workers of a parallel run ask for it at the same time, and Snakemake locks its folder.
+    with (Path(tempfile.gettempdir()) / f"robust-tangents-{zlib.crc32(str(ROOT).encode()):08x}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if made.returncode:
         log = ROOT / ".neural-tangents.log"
         messages = made.stdout + made.stderr + (log.read_text() if log.exists() else "")
