@@ -144,10 +144,11 @@ def fig3(shown: Mapping[str, Mapping[str, Any]], table: pd.DataFrame, top: int, 
         ax.set(xlim=(-0.04, 1.04), ylim=(0.2, 1.04))
     for ax in scatters.flat[rows:]:
         ax.set_axis_off()
+    for ax in scatters.flat[max(0, rows - 2) : rows]:  # the lowest of each column
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("Robustness (under attack)")
     for ax in scatters[:, 0]:
         ax.set_ylabel("Usefulness")
-    for ax in scatters[-1]:
-        ax.set_xlabel("Robustness (under attack)")
     right.colorbar(drawn, ax=scatters, label="Eigenvalue, share of the largest", shrink=0.8)
     figure.suptitle(title)
     return figure
