@@ -554,7 +554,7 @@ def test_scripts_prepare_data_and_draw_points(cifar10_folder, tmp_path):
     np.testing.assert_array_equal(train["images"], expected.train_images)
     np.testing.assert_array_equal(train["indices"], expected.train_indices)
 
-    settings = {"study_seed": 3, "seeds": [0, 4], "points": 6}
+    settings = {"study_seed": 3, "seeds": [0, 4], "points": 6, "first": True}
     done = script("draw_subset", "--spec", json.dumps(settings), "--data", "data.h5", "--out", "s.h5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with storage.read(tmp_path / "s.h5", "subset") as artefact:
@@ -564,6 +564,10 @@ def test_scripts_prepare_data_and_draw_points(cifar10_folder, tmp_path):
         for seed in (0, 4):
             group = artefact[f"seed{seed}"]
             assert group["indices"].tolist() == kernel_points(train["labels"], 6, 3, seed).tolist()
+            # The first batch of a released kernel: as many others.
+            first = artefact[f"seed{seed}/first"]
+            assert not set(first["indices"]) & set(group["indices"])
+            assert first["labels"].tolist() == group["labels"].tolist()
             assert group["labels"].tolist() == [0, 0, 0, 1, 1, 1]
             np.testing.assert_array_equal(group["images"], train["images"][group["indices"]])
 
