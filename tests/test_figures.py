@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from robust_tangents import storage
 from robust_tangents.figures import loo, style, su, tables
@@ -93,6 +94,31 @@ def test_equal_figures_give_equal_files(tmp_path):
     for suffix in ("pdf", "svg", "png", "csv"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
     assert np.isfinite(pd.read_csv(tmp_path / "a.csv")["value"]).all()
+
+
+def test_the_last_digits_of_a_layout_do_not_show_in_the_files(tmp_path, monkeypatch):
+    lay_out = Figure.draw_without_rendering
+    shifts = iter([0.0, 3e-13])
+
+    def shifted(figure: Figure) -> None:
+        lay_out(figure)
+        shift = next(shifts)
+        for part in figure.subfigs:
+            part.bbox_relative.set_points(part.bbox_relative.get_points() + shift)
+        for ax in figure.axes:
+            ax.set_position((np.array(ax.get_position(original=True).bounds) + shift).tolist())
+
+    monkeypatch.setattr(Figure, "draw_without_rendering", shifted)
+    for name in ("a", "b"):
+        style.apply()
+        figure = plt.figure(figsize=(5, 2))
+        left, right = figure.subfigures(1, 2, squeeze=False)[0]
+        left.subplots().plot([0, 1], [1, 3])
+        drawn = right.subplots().imshow([[0, 1], [2, 3]])
+        right.colorbar(drawn, shrink=0.8)
+        style.save(figure, pd.DataFrame({"value": [1]}), tmp_path / name, 50)
+    for suffix in ("pdf", "svg", "png"):
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
 # Neural collapse

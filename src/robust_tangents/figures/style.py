@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -74,6 +75,11 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path, dpi: int) -> None:
     }
     figure.draw_without_rendering()  # lays out once for all formats
     figure.set_layout_engine("none")
+    # The layout's last digits vary from run to run, and with them identifiers in the SVG.
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), 6))
+    for ax in figure.axes:
+        ax.set_position(np.round(ax.get_position(original=True).bounds, 6).tolist())
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for suffix, write in writers.items():
