@@ -82,6 +82,18 @@ def parser(description: str | None, *, spec: bool = True) -> argparse.ArgumentPa
     return result
 
 
+def add_networks(arguments: argparse.ArgumentParser) -> None:
+    """The option --network, once for each network of a figure of empirical kernels."""
+    arguments.add_argument(
+        "--network",
+        required=True,
+        nargs=4,
+        action="append",
+        metavar=("LABEL", "EPOCH", "SEGMENT", "KERNELS"),
+        help="a network: its name in the figure, its epoch, and the artefacts that hold its checkpoint and kernels",
+    )
+
+
 def _terminate(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)  # an exception, so that temporary files are removed on the way out
 

@@ -72,14 +72,7 @@ def main(options) -> None:
 
 if __name__ == "__main__":
     parser = _job.parser(__doc__)
-    parser.add_argument(
-        "--network",
-        required=True,
-        nargs=4,
-        action="append",
-        metavar=("LABEL", "EPOCH", "SEGMENT", "KERNELS"),
-        help="a network: its name in the figure, its epoch, and the artefacts that hold its checkpoint and kernels",
-    )
+    _job.add_networks(parser)
     parser.add_argument("--subset", required=True, help="subset artefact with the points of the kernels")
     parser.add_argument("--out", required=True, help="eigenvector images artefact to write")
     _job.run(main, parser)

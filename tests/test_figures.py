@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from robust_tangents import storage
-from robust_tangents.figures import loo, style, su, tables
+from robust_tangents.figures import loo, loo_tables, style, su, su_tables
 
 ROW = {"title": "Digits", "curves": [{"label": "benign"}, {"label": "adversarial"}]}
 PANELS = {"accuracy": 0.9, "robust_accuracy": 0.4, "pgd_accuracy": 0.5, "margin_accuracy": 0.4, "zero_gradient": 0.0}
@@ -47,8 +47,8 @@ FAILURES = (
 
 
 def test_failed_checks_are_told_with_their_places():
-    assert tables.failed_checks(second_stages()) == []
-    found = tables.failed_checks(second_stages(*FAILURES))
+    assert loo_tables.failed_checks(second_stages()) == []
+    found = loo_tables.failed_checks(second_stages(*FAILURES))
     assert sorted(found) == [
         "robust accuracy is above clean accuracy: standard from adversarial parent at 2",
         "the cross-entropy's input gradient is exactly zero for some images: "
@@ -153,7 +153,7 @@ def collapse_rows(tmp_path):
 
 
 def test_numbers_of_collapse_keep_their_stage_class_and_epoch(collapse_rows):
-    table = tables.collapse(collapse_rows, ["nc1", "accuracy", "centred_angle", "nearest_clean"])
+    table = su_tables.collapse(collapse_rows, ["nc1", "accuracy", "centred_angle", "nearest_clean"])
     assert set(table["seed"]) == {0, 1}
     assert set(table["run"]) == {"standard", "trades"}
     one = table[(table["seed"] == 1) & (table["run"] == "trades") & (table["part"] == "train")]
@@ -176,7 +176,7 @@ def test_numbers_of_collapse_keep_their_stage_class_and_epoch(collapse_rows):
 
 
 def test_figures_of_collapse_draw_a_block_per_run_and_a_curve_per_condition(collapse_rows):
-    table = tables.collapse(collapse_rows, [*su.PANELS, *su.CLASSIFIER.values()])
+    table = su_tables.collapse(collapse_rows, [*su.PANELS, *su.CLASSIFIER.values()])
     table = table[(table["part"] == "train") & table["stage"].isin(["network", "penultimate"])]
     figure = su.collapse(table, {}, [1])
     assert len(figure.axes) == 2 * 8
@@ -188,7 +188,7 @@ def test_figures_of_collapse_draw_a_block_per_run_and_a_curve_per_condition(coll
 
 def test_the_confusion_shows_targeted_images_in_the_row_of_their_own_class(collapse_rows):
     measures = ["centred_angle", "source_centred_angle", "accuracy", "nearest_centre_accuracy", "nearest_clean"]
-    table = tables.collapse(collapse_rows, measures)
+    table = su_tables.collapse(collapse_rows, measures)
     table = table[(table["part"] == "train") & ~(table["stage"] == "input")]
     untargeted, targeted = su.leaping(table, {}, []).axes[2:4]
     shares = np.asarray(untargeted.collections[0].get_array()).reshape(CLASSES, CLASSES)
@@ -199,7 +199,7 @@ def test_the_confusion_shows_targeted_images_in_the_row_of_their_own_class(colla
 
 
 def test_layers_are_drawn_in_the_order_of_the_network(collapse_rows):
-    table = tables.collapse(collapse_rows, su.LAYERS)
+    table = su_tables.collapse(collapse_rows, su.LAYERS)
     table = table[(table["epoch"] == 2) & table["condition"].isin(["clean", "perturbed"])]
     figure = su.layers(table, {})
     ax = figure.axes[3]
@@ -209,12 +209,12 @@ def test_layers_are_drawn_in_the_order_of_the_network(collapse_rows):
 
 
 def test_alignment_and_nearest_centres_have_a_curve_per_run(collapse_rows):
-    table = tables.collapse(collapse_rows, su.DISPLACEMENTS)
+    table = su_tables.collapse(collapse_rows, su.DISPLACEMENTS)
     figure = su.alignment(table[(table["part"] == "train") & (table["condition"] == "perturbed")], {}, [])
     assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["standard", "trades"]
     # Over training: the mean over classes.
     np.testing.assert_allclose(np.asarray(figure.axes[0].lines[0].get_ydata(), float), [2.1, 2.4])
-    table = tables.collapse(collapse_rows, ["accuracy", "nearest_centre_accuracy"])
+    table = su_tables.collapse(collapse_rows, ["accuracy", "nearest_centre_accuracy"])
     shown = table["condition"].isin(["clean", "perturbed"]) & table["stage"].isin(["network", "penultimate"])
     figure = su.nearest_centre(table[shown], {}, [])
     titles = [ax.get_title() for ax in figure.axes]

@@ -71,19 +71,11 @@ drawn_from = {
     "loo_fig1": lambda name: {"rows": curves(name, measures_files), "switches": study.switches(name)},
     "loo_fig2": lambda name: {"rows": curves(name, stage2_files)},
     "loo_frozen_kernel": lambda name: {"rows": curves(name, stage2_files)},
-    **{
-        f"su_{figure}": collapse_of_runs
-        for figure in (
-            "standard",
-            "adversarial",
-            "trades",
-            "leaping",
-            "alignment",
-            "layers",
-            "nearest_centre",
-            "fresh_attacks",
-        )
-    },
+    **dict.fromkeys(
+        [f"su_{name}" for name in ("standard", "adversarial", "trades", "fresh_attacks")]
+        + [f"su_{name}" for name in ("leaping", "alignment", "layers", "nearest_centre")],
+        collapse_of_runs,
+    ),
     "loo_transfer": lambda name: {"files": of_all_seeds("transfer")},
     "loo_eigenvectors": lambda name: {"files": of_all_seeds("eigenvectors"), "title": study.eigenvectors_title()},
     **{f"tsilivis_fig{number}": of_features for number in (1, 3, 4, 5)},

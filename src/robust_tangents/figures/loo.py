@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from robust_tangents.figures import style, tables
+from robust_tangents.figures import loo_tables, style
+from robust_tangents.figures.style import DASHES, LINES
 
 KERNEL_PANELS = {
     "velocity": "Kernel velocity dS/dt (per epoch)",
@@ -19,14 +20,6 @@ KERNEL_PANELS = {
     "effective_rank": "Effective rank",
     "specialization": "Mean kernel specialization",
 }
-LINES: dict[str, Any] = {
-    "errorbar": style.SPREAD,
-    "legend": False,
-    "marker": "o",
-    "markersize": 3.5,
-    "markeredgewidth": 0,
-}
-DASHES = (3, 1.5)
 CONTROL: dict[str, Any] = {"pgd_accuracy": "", "margin_accuracy": DASHES, "zero_gradient": (1, 1)}
 SECOND_STAGE = ("standard", "linearized", "centered", "nonlinear", "nonlinear_centered")
 
@@ -137,7 +130,7 @@ def fig2(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], colours: Mappin
             _spawn_axis(ax, table["epoch"].max())
     _row_titles(axes, [row["title"] for row in rows])
     _accuracy_legend(figure, networks)
-    style.warn(figure, tables.failed_checks(table))
+    style.warn(figure, loo_tables.failed_checks(table))
     return figure
 
 
@@ -189,7 +182,7 @@ def frozen_kernel(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], colour
     if any(row["reference"] is not None for row in rows):
         more.append(Line2D([], [], color="tab:red", linewidth=1, linestyle=":", label="stated by the paper"))
     _accuracy_legend(figure, networks, *more)
-    style.warn(figure, tables.failed_checks(table[table["network"] != "standard"]))
+    style.warn(figure, loo_tables.failed_checks(table[table["network"] != "standard"]))
     return figure
 
 

@@ -12,24 +12,12 @@ from matplotlib.lines import Line2D
 
 from robust_tangents.figures import style
 
-_CELL = 0.95  # inches
-
 
 def _heading(direction: str) -> str:
     if direction == "w":
         return "Regression\nweights"
     number, sign = direction[:-1], direction[-1]
     return f"Eigenvector {number}\n{'−' if sign == '-' else '+'}"
-
-
-def _show(ax: Axes, image: np.ndarray) -> None:
-    colour = image.shape[-1] == 3
-    ax.imshow(image if colour else image[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    for spine in ax.spines.values():
-        # A light border, so that bright corners do not run into the page.
-        spine.set(visible=True, color="0.7", linewidth=0.6)
 
 
 def _smoothness(ax: Axes, table: pd.DataFrame, colours: Mapping[str, str], white_noise: float, natural: float) -> None:
@@ -102,12 +90,12 @@ def eigenvector_images(
     networks, directions = list(images), list(next(iter(images.values())))
     shown = table[table["seed"] == table["seed"].iloc[0]].set_index(["network", "direction"])
     rows, columns = len(networks), len(directions)
-    figure = plt.figure(figsize=(_CELL * columns + 3.6, (_CELL + 0.36) * rows + 0.5))
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[_CELL * columns + 0.3, 3.3])[0]
+    figure = plt.figure(figsize=(style.CELL * columns + 3.6, (style.CELL + 0.36) * rows + 0.5))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[style.CELL * columns + 0.3, 3.3])[0]
     axes = left.subplots(rows, columns, squeeze=False)
     for i, network in enumerate(networks):
         for ax, direction in zip(axes[i], directions, strict=True):
-            _show(ax, np.asarray(images[network][direction]))
+            style.show_image(ax, np.asarray(images[network][direction]))
             value = shown.loc[(network, direction)]
             caption = f"cos {value['cosine']:.2f}\nlow {value['low_frequency_share']:.2f}"
             ax.set_xlabel(caption.replace("-", "−"), fontsize=7.5)

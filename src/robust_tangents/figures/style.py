@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robust_tangents.errors import InputError
@@ -31,6 +32,21 @@ _SETTINGS = {
 
 SPREAD = ("pi", 100)
 """Bands: the range from lowest to highest seed, which unlike a standard deviation fits a logarithmic axis."""
+
+LINES: dict[str, Any] = {
+    "errorbar": SPREAD,
+    "legend": False,
+    "marker": "o",
+    "markersize": 3.5,
+    "markeredgewidth": 0,
+}
+"""Curves of means over seeds, a point where something was measured."""
+
+DASHES = (3, 1.5)
+"""The second kind of line, beside the solid one."""
+
+CELL = 0.95
+"""Width in inches of a small image among others."""
 
 
 def apply() -> None:
@@ -63,6 +79,18 @@ def warn(figure: Figure, failed: Sequence[str]) -> None:
         lines = [f"Robust accuracies to be read with care: {failed[0]}", *failed[1:]]
         text = "\n".join(textwrap.fill(line, width) for line in lines)
         figure.suptitle(text, color="firebrick", fontsize=7, x=0.01, horizontalalignment="left")
+
+
+def show_image(ax: Axes, image: np.ndarray, *, signed: bool = False) -> None:
+    """An image in [0, 1], without axes; or a signed one, grey where it is zero, scaled by its largest value."""
+    if signed:
+        image = 0.5 + image / (2 * max(float(np.abs(image).max()), 1e-30))
+    ax.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    for spine in ax.spines.values():
+        # A light border, so that bright corners do not run into the page.
+        spine.set(visible=True, color="0.7", linewidth=0.6)
 
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path, dpi: int) -> None:

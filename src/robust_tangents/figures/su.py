@@ -1,4 +1,4 @@
-"""Figures of Su et al. 2023 from long tables of numbers (see `tables.collapse`).
+"""Figures of Su et al. 2023 from long tables of numbers (see `su_tables.collapse`).
 
 The paper's layout is not known to us: all of them are our reconstruction.
 """
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robust_tangents.figures import style
+from robust_tangents.figures.style import DASHES, LINES
 
 CONDITIONS = {
     "clean": "clean",
@@ -51,14 +52,6 @@ LAYERS = {
     "equiangularity": "NC2: cosines off −1 / (C − 1)",
     "nearest_centre_accuracy": "Nearest-centre accuracy (%)",
 }
-LINES: dict[str, Any] = {
-    "errorbar": style.SPREAD,
-    "legend": False,
-    "marker": "o",
-    "markersize": 3,
-    "markeredgewidth": 0,
-}
-DASHES = (3, 1.5)
 IDEAL: dict[str, Any] = {"color": "0.35", "linewidth": 1, "linestyle": (0, (1, 1)), "zorder": 0}
 
 
@@ -106,7 +99,14 @@ def collapse(table: pd.DataFrame, colours: Mapping[str, str], switches: Sequence
             part = of_run[of_run["measure"] == measure]
             part = part.assign(value=part["value"] * (100 if measure == "accuracy" else 1))
             sns.lineplot(
-                part, x="epoch", y="value", hue="condition", hue_order=conditions[::-1], palette=chosen, ax=ax, **LINES
+                part,
+                x="epoch",
+                y="value",
+                hue="condition",
+                hue_order=conditions[::-1],
+                palette=chosen,
+                ax=ax,
+                **LINES,
             )
             if measure in CLASSIFIER:
                 rows = of_run[(of_run["measure"] == CLASSIFIER[measure]) & (of_run["condition"] == "clean")]

@@ -7,53 +7,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robust_tangents.figures import style
+from robust_tangents.figures.style import DASHES
 
-_CELL = 0.95  # inches
 SETS = {"all": "all", "robust": "useful and robust", "non-robust": "useful, not robust"}
-
-
-def _show(ax: Axes, image: np.ndarray, *, signed: bool = False) -> None:
-    """An image in [0, 1]; or a signed one, grey where it is zero, scaled by its largest value."""
-    if signed:
-        image = 0.5 + image / (2 * max(float(np.abs(image).max()), 1e-30))
-    ax.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set(visible=True, color="0.7", linewidth=0.6)
-
-
-def decomposition(shown: Mapping[str, Any]) -> pd.DataFrame:
-    """How the gradient of a predictor is made up of those of its features, largest eigenvalue first.
-
-    Columns index; eigenvalue (share of the largest); share, ⟨∇f⁽ⁱ⁾, ∇f⟩ / ‖∇f‖², which sums to 1; cosine of ∇f⁽ⁱ⁾ with
-    ∇f; and cumulative, the cosine of Σ_{j≤i} ∇f⁽ʲ⁾ with ∇f.
-
-    Args:
-        shown: ``gradients`` (n, H, W, C) of all features at one image, ``eigenvalues`` (n,).
-    """
-    gradients = shown["gradients"].reshape(len(shown["gradients"]), -1).astype(np.float64)
-    sums = gradients.cumsum(axis=0)
-    whole = sums[-1]
-
-    def cosine(rows: np.ndarray) -> np.ndarray:
-        return rows @ whole / (np.linalg.norm(rows, axis=1) * np.linalg.norm(whole))
-
-    return pd.DataFrame(
-        {
-            "index": np.arange(len(gradients)),
-            "eigenvalue": shown["eigenvalues"] / shown["eigenvalues"][0],
-            "share": gradients @ whole / (whole @ whole),
-            "cosine": cosine(gradients),
-            "cumulative": cosine(sums),
-        }
-    )
 
 
 def fig1(shown: Mapping[str, Any], table: pd.DataFrame, features: Sequence[int], title: str) -> Figure:
@@ -62,7 +23,7 @@ def fig1(shown: Mapping[str, Any], table: pd.DataFrame, features: Sequence[int],
     Args:
         shown: ``images``, ``attacked`` (H, W, C), ``gradients`` (n, H, W, C) of all features, ``labels``, ``correct``,
             ``fooled``, ``class_names``.
-        table: of `decomposition`.
+        table: of `tsilivis_tables.decomposition`.
         features: ranks of the features shown.
         title: of the whole figure.
 
@@ -71,24 +32,24 @@ def fig1(shown: Mapping[str, Any], table: pd.DataFrame, features: Sequence[int],
     style.apply()
     image, moved = shown["images"], shown["attacked"]
     columns = max(3, len(features))
-    figure = plt.figure(figsize=(_CELL * columns + 3.6, 2 * _CELL + 1.5))
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[_CELL * columns + 0.3, 3.3])[0]
+    figure = plt.figure(figsize=(style.CELL * columns + 3.6, 2 * style.CELL + 1.5))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[style.CELL * columns + 0.3, 3.3])[0]
     axes = left.subplots(2, columns, squeeze=False)
     names, label = shown["class_names"], int(shown["labels"])
     said = {
         True: f"classified\n{names[label]}",
         False: f"classified\n{names[1 - label] if len(names) == 2 else 'wrongly'}",
     }
-    _show(axes[0, 0], image)
+    style.show_image(axes[0, 0], image)
     axes[0, 0].set_title(said[bool(shown["correct"])], fontsize=8)
-    _show(axes[0, 1], moved - image, signed=True)
+    style.show_image(axes[0, 1], moved - image, signed=True)
     axes[0, 1].set_title("+ perturbation\n(magnified)", fontsize=8)
-    _show(axes[0, 2], moved)
+    style.show_image(axes[0, 2], moved)
     axes[0, 2].set_title("= " + said[not shown["fooled"]], fontsize=8)
     for ax in axes[0, 3:]:
         ax.set_axis_off()
     for ax, index in zip(axes[1], features, strict=False):
-        _show(ax, shown["gradients"][index], signed=True)
+        style.show_image(ax, shown["gradients"][index], signed=True)
         ax.set_title(f"feature {index + 1}", fontsize=8)
         share = round(100 * table["share"].iloc[index], 1) + 0.0  # no −0.0
         ax.set_xlabel(f"{share} %".replace("-", "−"), fontsize=8)
@@ -119,15 +80,15 @@ def fig3(shown: Mapping[str, Mapping[str, Any]], table: pd.DataFrame, top: int, 
     architectures = list(shown)
     rows = len(architectures)
     below = -(-rows // 2)
-    height = max(_CELL * rows + 0.6, 2.1 * below)
-    figure = plt.figure(figsize=(_CELL * (top + 1) + 5.4, height))
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[_CELL * (top + 1) + 0.4, 5])[0]
+    height = max(style.CELL * rows + 0.6, 2.1 * below)
+    figure = plt.figure(figsize=(style.CELL * (top + 1) + 5.4, height))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[style.CELL * (top + 1) + 0.4, 5])[0]
     axes = left.subplots(rows, top + 1, squeeze=False)
     for i, name in enumerate(architectures):
-        _show(axes[i, 0], shown[name]["images"])
+        style.show_image(axes[i, 0], shown[name]["images"])
         axes[i, 0].set_ylabel(name, weight="bold")
         for j in range(top):
-            _show(axes[i, j + 1], shown[name]["gradients"][j], signed=True)
+            style.show_image(axes[i, j + 1], shown[name]["gradients"][j], signed=True)
             if i == 0:
                 axes[i, j + 1].set_title(f"feature {j + 1}", fontsize=8)
     scatters = right.subplots(below, 2, squeeze=False, sharex=True, sharey=True)
@@ -330,9 +291,6 @@ def fig7(table: pd.DataFrame, colours: Mapping[str, str], names: Mapping[str, st
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figure.suptitle(title)
     return figure
-
-
-DASHES = (3, 1.5)
 
 
 def fig8(table: pd.DataFrame, names: Mapping[str, str], title: str) -> Figure:

@@ -1,6 +1,6 @@
 """From artefacts to what the figures of Tsilivis and Kempe 2022 are drawn from."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,33 @@ def shown(paths: Iterable[str], c: int) -> dict[str, dict[str, Any]]:
         kept["eigenvalues"] = artefact[f"{name}/eigenvalues"]
         result[name] = kept
     return result
+
+
+def decomposition(shown: Mapping[str, Any]) -> pd.DataFrame:
+    """How the gradient of a predictor is made up of those of its features, largest eigenvalue first.
+
+    Columns index; eigenvalue (share of the largest); share, ⟨∇f⁽ⁱ⁾, ∇f⟩ / ‖∇f‖², which sums to 1; cosine of ∇f⁽ⁱ⁾ with
+    ∇f; and cumulative, the cosine of Σ_{j≤i} ∇f⁽ʲ⁾ with ∇f.
+
+    Args:
+        shown: ``gradients`` (n, H, W, C) of all features at one image, ``eigenvalues`` (n,).
+    """
+    gradients = shown["gradients"].reshape(len(shown["gradients"]), -1).astype(np.float64)
+    sums = gradients.cumsum(axis=0)
+    whole = sums[-1]
+
+    def cosine(rows: np.ndarray) -> np.ndarray:
+        return rows @ whole / (np.linalg.norm(rows, axis=1) * np.linalg.norm(whole))
+
+    return pd.DataFrame(
+        {
+            "index": np.arange(len(gradients)),
+            "eigenvalue": shown["eigenvalues"] / shown["eigenvalues"][0],
+            "share": gradients @ whole / (whole @ whole),
+            "cosine": cosine(gradients),
+            "cumulative": cosine(sums),
+        }
+    )
 
 
 def agreement(paths: Iterable[str]) -> pd.DataFrame:
@@ -235,3 +262,28 @@ def subsets(paths: Iterable[str]) -> pd.DataFrame:
                 columns |= {"size": found["size"][members], "attack": attack, "value": values}
                 tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def _dynamics(spec: Mapping[str, Any]) -> pd.DataFrame:
+    every = kernel_dynamics(spec["rows"])
+    tables = {"distance": distances(every), "polar": polar(every)}
+    return pd.concat(tables, names=["kind", None]).reset_index("kind")
+
+
+def _spectrum(spec: Mapping[str, Any]) -> pd.DataFrame:
+    tables = {"feature": features(spec["files"]), "agreement": agreement(spec["files"])}
+    return pd.concat(tables, names=["kind", None]).reset_index("kind")
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], pd.DataFrame]] = {
+    "tsilivis_fig1": lambda spec: decomposition(shown(spec["files"], spec["class"])[spec["architecture"]]),
+    "tsilivis_fig2": lambda spec: lazy_networks(spec["files"]),
+    "tsilivis_fig3": lambda spec: features(spec["files"]),
+    "tsilivis_fig4": _spectrum,
+    "tsilivis_fig5": lambda spec: subsets(spec["files"]),
+    "tsilivis_fig6": _dynamics,
+    "tsilivis_fig7": lambda spec: mass(kernel_dynamics(spec["rows"])),
+    "tsilivis_fig8": lambda spec: linearized_runs(spec["rows"]),
+    "tsilivis_eigenattacks": lambda spec: eigenattacks(spec["files"]),
+}
+"""By kind of figure, its table from the figure's settings."""

@@ -1,6 +1,7 @@
 """Residual networks of Loo et al. 2022 and of Su et al. 2023."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,22 +27,14 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        def conv(name: str, size: int, stride: int) -> Conv:
-            return Conv(
-                self.features,
-                size,
-                stride,
-                kernel_init=_fan_in_truncated,
-                implementation=self.convolution,
-                name=name,
-            )
+        conv = partial(Conv, self.features, kernel_init=_fan_in_truncated, implementation=self.convolution)
 
-        y = conv("conv1", 3, self.stride)(x)
+        y = conv(3, self.stride, name="conv1")(x)
         y = nn.relu(BatchNorm(name="norm1")(y, train))
-        y = conv("conv2", 3, 1)(y)
+        y = conv(3, 1, name="conv2")(y)
         y = BatchNorm(name="norm2")(y, train)
         if self.project:
-            x = BatchNorm(name="shortcut_norm")(conv("shortcut", 1, self.stride)(x), train)
+            x = BatchNorm(name="shortcut_norm")(conv(1, self.stride, name="shortcut")(x), train)
         return nn.relu(x + y)
 
 
@@ -94,17 +87,14 @@ class PreActBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        def conv(name: str, size: int, stride: int) -> Conv:
-            return Conv(
-                self.features, size, stride, kernel_init=_fan_in_uniform, implementation=self.convolution, name=name
-            )
+        conv = partial(Conv, self.features, kernel_init=_fan_in_uniform, implementation=self.convolution)
 
         y = nn.relu(BatchNorm(name="norm1")(x, train))
         if self.stride > 1 or x.shape[-1] != self.features:
-            x = conv("shortcut", 1, self.stride)(y)
-        y = conv("conv1", 3, self.stride)(y)
+            x = conv(1, self.stride, name="shortcut")(y)
+        y = conv(3, self.stride, name="conv1")(y)
         y = nn.relu(BatchNorm(name="norm2")(y, train))
-        return x + conv("conv2", 3, 1)(y)
+        return x + conv(3, 1, name="conv2")(y)
 
 
 class PreActResNet(nn.Module):

@@ -1,6 +1,6 @@
-"""From artefacts to the long tables that figures are drawn from: one row per value."""
+"""From artefacts to what the figures of Loo et al. 2022 are drawn from: long tables, one row per value."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,6 @@ from robust_tangents import storage
 from robust_tangents.attack_checks import CHECKS
 
 ACCURACIES = ("accuracy", "robust_accuracy", "pgd_accuracy", "margin_accuracy", "zero_gradient")
-
-BY_CLASS = (
-    "distance",
-    "angle",
-    "centred_distance",
-    "centred_angle",
-    "source_centred_distance",
-    "source_centred_angle",
-)
 
 
 def kernel_measures(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -117,77 +108,46 @@ def transfer(paths: Iterable[str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def eigenvector_images(paths: Sequence[str]) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]], float, float]:
-    """Of files of kind "eigenvector images": columns seed, network, direction, cosine, low_frequency_share.
-
-    With it the first seed's images by network and direction, and the mean low-frequency share of real images and that
-    of white noise.
-    """
-    images: dict[str, dict[str, np.ndarray]] = {}
-    tables, natural, noise = [], [], np.nan
+def eigenvector_shares(paths: Iterable[str]) -> pd.DataFrame:
+    """Columns seed, network, direction, cosine, low_frequency_share, of files of kind "eigenvector images"."""
+    tables = []
     for path in paths:
         with storage.read(path, "eigenvector images") as artefact:
-            directions, networks = _texts(artefact["directions"]), _texts(artefact["networks"])
             for seed in artefact.spec["seeds"]:
-                for network in networks:
+                for network in _texts(artefact["networks"]):
                     made = artefact[f"seed{seed}/{network}"]
-                    columns = {"seed": seed, "network": network, "direction": directions}
+                    columns = {"seed": seed, "network": network, "direction": _texts(artefact["directions"])}
                     columns |= {"cosine": made["cosines"], "low_frequency_share": made["low_frequency_share"]}
                     tables.append(pd.DataFrame(columns))
+    return pd.concat(tables)
+
+
+def eigenvector_images(paths: Iterable[str]) -> tuple[dict[str, dict[str, np.ndarray]], float, float]:
+    """The first seed's images by network and direction, and the mean low-frequency share of real images and that of
+    white noise."""
+    images: dict[str, dict[str, np.ndarray]] = {}
+    natural, noise = [], np.nan
+    for path in paths:
+        with storage.read(path, "eigenvector images") as artefact:
+            directions = _texts(artefact["directions"])
+            for seed in artefact.spec["seeds"]:
+                for network in _texts(artefact["networks"]):
+                    made = artefact[f"seed{seed}/{network}"]
                     natural.append(float(made["natural_low_frequency_share"]))
                     images.setdefault(network, dict(zip(directions, made["images"], strict=True)))
             noise = float(artefact["white_noise_share"])
-    return pd.concat(tables), images, float(np.mean(natural)), noise
-
-
-def collapse(rows: Iterable[Mapping[str, Any]], measures: Collection[str]) -> pd.DataFrame:
-    """Columns row, run, part, condition, stage, measure, seed, epoch, class, value: one row per number.
-
-    ``stage`` is "network" for measures of the whole network; ``class`` is −1 for measures that are no array over
-    classes, and the label whose images are counted for "nearest_clean", of which ``stage`` is the nearest centre.
-    Undefined values are left out.
-
-    Args:
-        rows: rows of a figure: ``title``, and ``curves`` with ``label`` and the ``files`` of kind "collapse".
-        measures: names as in `robust_tangents.collapse`.
-    """
-    tables = []
-    for row in rows:
-        for curve in row["curves"]:
-            for path in curve["files"]:
-                with storage.read(path, "collapse") as measured:
-                    stages = _texts(measured["stages"])
-                    for seed in measured.spec["seeds"]:
-                        names = {"row": row["title"], "run": curve["label"], "seed": seed}
-                        tables += [
-                            _long(measured, f"seed{seed}", part, condition, measure, stages).assign(**names)
-                            for part in ("train", "test")
-                            for condition in measured.names(f"seed{seed}/{part}")
-                            for measure in measured.names(f"seed{seed}/{part}/{condition}")
-                            if measure in measures
-                        ]
-    table = pd.concat(tables, ignore_index=True)
-    columns = ["row", "run", "part", "condition", "stage", "measure", "seed", "epoch", "class", "value"]
-    return table.loc[np.isfinite(table["value"]), columns].reset_index(drop=True)
-
-
-def _long(
-    measured: storage.Artefact, seed: str, part: str, condition: str, measure: str, stages: Sequence[str]
-) -> pd.DataFrame:
-    """One array of a file of kind "collapse": over epochs and, maybe, over stages, classes, or labels and centres."""
-    values = measured[f"{seed}/{part}/{condition}/{measure}"]
-    kinds: list[Sequence[Any]] = [[-1], ["network"]]
-    if measure == "nearest_clean":
-        kinds = [range(values.shape[1]), [f"centre {label}" for label in range(values.shape[2])]]
-    elif measure in BY_CLASS:
-        kinds = [range(values.shape[1]), ["penultimate"]]
-    elif values.ndim == 2:
-        kinds = [[-1], stages]
-    names = ["epoch", "class", "stage"]
-    index = pd.MultiIndex.from_product([measured[f"{seed}/epochs"], *kinds], names=names)
-    table = pd.DataFrame({"value": values.reshape(-1)}, index=index).reset_index()
-    return table.assign(part=part, condition=condition, measure=measure)
+    return images, float(np.mean(natural)), noise
 
 
 def _texts(array: np.ndarray) -> list[str]:
     return [text.decode() for text in array]
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], pd.DataFrame]] = {
+    "loo_fig1": lambda spec: kernel_measures(spec["rows"]),
+    "loo_fig2": lambda spec: second_stages(spec["rows"]),
+    "loo_frozen_kernel": lambda spec: second_stages(spec["rows"]),
+    "loo_transfer": lambda spec: transfer(spec["files"]),
+    "loo_eigenvectors": lambda spec: eigenvector_shares(spec["files"]),
+}
+"""By kind of figure, its table from the figure's settings."""
