@@ -9,6 +9,9 @@ configfile: "config.yaml"
 include: "workflow/rules/common.smk"
 
 
+report: str(front_page)
+
+
 pathvars:
     results=results,
     logs=f"{results}/logs",
@@ -27,10 +30,11 @@ wildcard_constraints:
 
 
 rule all:
-    """Every figure of the study (what a bare call makes)."""
+    """Every figure of the study, and which claims hold (what a bare call makes)."""
     default_target: True
     input:
         figures(),
+        "<results>/claims/claims.json",
     localrule: True
 
 
@@ -46,4 +50,5 @@ include: "workflow/rules/features.smk"
 include: "workflow/rules/lazy_networks.smk"
 include: "workflow/rules/drawings.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/claims.smk"
 include: "workflow/rules/environments.smk"

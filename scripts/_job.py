@@ -73,6 +73,16 @@ def _spec(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"is neither JSON nor @FILE with JSON: {error}") from error
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file of an earlier job holds."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}); delete it and run the workflow again") from None
+
+
 def parser(description: str | None, *, spec: bool = True) -> argparse.ArgumentParser:
     """Command line with the options that all scripts share."""
     result = argparse.ArgumentParser(description=description, parents=[_threads])

@@ -11,7 +11,7 @@ import yaml
 
 from robust_tangents.configuration import Segment, Study, grouped, seeds_label
 from robust_tangents.errors import InputError
-from robust_tangents.schema import SCHEMA, validate
+from robust_tangents.schema import SCHEMAS, validate
 
 ROOT = Path(__file__).parents[1]
 MISSING = object()
@@ -568,7 +568,7 @@ def test_more_points_than_images_are_refused_for_chosen_classes_too():
         Study(changed(("kernels.classes.points", 262), base=few))
 
 
-@pytest.mark.parametrize("section", json.loads(SCHEMA.read_text())["required"])
+@pytest.mark.parametrize("section", json.loads((SCHEMAS / "config.schema.json").read_text())["required"])
 def test_a_missing_section_is_named(section):
     assert f"'{section}' is a required property" in message_of((section, MISSING))
 
@@ -578,7 +578,7 @@ def test_a_missing_section_is_named(section):
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    return json.loads(SCHEMA.read_text())
+    return json.loads((SCHEMAS / "config.schema.json").read_text())
 
 
 def keys_of(node: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""A configuration against its JSON schema: defaults filled in, mistakes told in one line."""
+"""Settings against their JSON schema: defaults filled in, mistakes told in one line."""
 
 import copy
 import difflib
@@ -12,12 +12,16 @@ import jsonschema
 
 from robust_tangents.errors import InputError
 
-SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.json"
+SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
 
 Spec = dict[str, Any]
 
 # Known keys that an error lists; of more, those that are most like the unknown one.
 _LISTED = 15
+
+
+def _schema(name: str) -> Spec:
+    return json.loads((SCHEMAS / f"{name}.schema.json").read_text())
 
 
 def _with_defaults(schema: Spec) -> jsonschema.Draft202012Validator:
@@ -61,12 +65,12 @@ def _description(error: Any, schema: Spec) -> str:
 
 def figure_kind(name: str) -> tuple[str, str]:
     """What a figure is drawn like (itself, or the figure whose settings it takes), and what such a figure shows."""
-    schema = json.loads(SCHEMA.read_text())
+    schema = _schema("config")
     kind = schema["properties"]["figures"]["properties"][name]["$ref"].removeprefix("#/$defs/")
     return kind, schema["$defs"][kind]["description"]
 
 
-def _explain(error: Any, schema: Spec) -> str:
+def _explain(error: Any, schema: Spec, subject: str) -> str:
     """One line: the key path, what is wrong, what would be right."""
     while error.context:
         # Of several alternatives, report the one that fits best.
@@ -83,19 +87,24 @@ def _explain(error: Any, schema: Spec) -> str:
             known = [*difflib.get_close_matches(unknown, known, _LISTED, 0), "…"]
         message += f" (known: {', '.join(known)})"
     hint = _description(error, schema)
-    return f"configuration: {path}: {message}" + (f"; {hint}" if hint else "")
+    return f"{subject}: {path}: {message}" + (f"; {hint}" if hint else "")
 
 
-def validate(configuration: Mapping[str, Any]) -> Spec:
-    """The configuration with all defaults filled in.
+def validate(settings: Mapping[str, Any], schema_name: str = "config", subject: str = "configuration") -> Spec:
+    """The settings with all defaults filled in.
+
+    Args:
+        settings: anything that was read from YAML.
+        schema_name: they should follow ``workflow/schemas/<schema_name>.schema.json``.
+        subject: what an error begins with.
 
     Raises:
-        InputError: it does not follow ``workflow/schemas/config.schema.json``.
+        InputError: they do not follow the schema.
     """
-    result = copy.deepcopy(dict(configuration))
-    schema = json.loads(SCHEMA.read_text())
+    result = copy.deepcopy(dict(settings) if isinstance(settings, Mapping) else settings)
+    schema = _schema(schema_name)
     validator = _with_defaults(schema)
     errors = sorted(validator.iter_errors(result), key=lambda error: len(error.absolute_path), reverse=True)
     if errors:
-        raise InputError(_explain(jsonschema.exceptions.best_match(errors), schema))
+        raise InputError(_explain(jsonschema.exceptions.best_match(errors), schema, subject))
     return result

@@ -111,6 +111,25 @@ def write(
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as `write` does an artefact: whole, or not at all.
+
+    Raises:
+        InputError: the file cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        publish(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); check space and permissions"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def publish(temporary: Path, path: Path) -> None:
     """Flush a finished temporary file to disk and give it its final name in one step."""
     with temporary.open("rb") as file:

@@ -24,6 +24,11 @@ if not place.is_dir() or not os.access(place, os.W_OK):
     sys.exit(f"{place}: results cannot be written here; make it a folder that you may write to, or use --directory")
 segments = study.segments_by_name
 
+# The report opens with the claims, once they have been evaluated.
+front_page = Path(results, "claims", "front.rst").resolve()
+if not front_page.exists():
+    front_page = root / "workflow" / "report" / "front.rst"
+
 # Jobs run the Python that runs Snakemake (unless --sdm puts a conda environment in front of it).
 os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])}
 

@@ -91,3 +91,26 @@ drawn_from = {
         "title": study.title(study.figures[name]["rows"][0]["runs"].values()),
     },
 }
+
+
+def drawing(name):
+    """Kind, settings and files of a figure."""
+    kind, _ = figure_kind(name)
+    return {"figure": kind, **drawn_from[kind](name)}
+
+
+def files_behind(figure):
+    """The artefacts that a figure is drawn from."""
+    rows = figure.get("rows", [])
+    return figure.get("files", []) + [path for row in rows for curve in row["curves"] for path in curve["files"]]
+
+
+def files_behind_figures():
+    return list(dict.fromkeys(path for name in study.figures for path in files_behind(drawing(name))))
+
+
+def claims_settings():
+    data = dict.fromkeys(study.about(name)["data"] for name in study.figures)
+    seeds = [seed for seeds in study.seed_groups.values() for seed in seeds]
+    about = {"study": study.name, "data": "; ".join(data), "seeds": seeds}
+    return {"figures": {name: drawing(name) for name in study.figures}, "about": about}

@@ -23,15 +23,14 @@ rule loo_eps8:
 for name in study.figures:
     kind, description = figure_kind(name)
     paper = kind.split("_")[0]
-    drawing = drawn_from[kind](name)
+    drawn = drawing(name)
 
     rule:
         name:
             name
         input:
             code=code(f"plot_{paper}.py"),
-            data=drawing.get("files", [])
-            + [path for row in drawing.get("rows", []) for curve in row["curves"] for path in curve["files"]],
+            data=files_behind(drawn),
         output:
             pdf=f"<results>/figures/{name}.pdf",
             png=f"<results>/figures/{name}.png",
@@ -48,7 +47,7 @@ for name in study.figures:
             "../../envs/main.yaml"
         params:
             about=study.about(name),
-            spec=to_json({"figure": kind, **drawing, "style": study.config["style"]}),
+            spec=to_json({**drawn, "style": study.config["style"]}),
         shell:
             "python {input.code[0]:q} --spec {params.spec:q} --out {output.pdf:q} --log {log:q}"
 

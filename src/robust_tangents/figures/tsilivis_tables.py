@@ -249,7 +249,8 @@ def lazy_networks(paths: Iterable[str]) -> pd.DataFrame:
 
 
 def subsets(paths: Iterable[str]) -> pd.DataFrame:
-    """Columns architecture, set (robust, non-robust, all), threshold, size, attack ("" for clean images), value."""
+    """Columns architecture, majority (share of the commonest class), set (robust, non-robust, all), threshold, size,
+    attack ("" for clean images), value."""
     tables = []
     for name, artefact in _architectures(paths):
         if f"{name}/subsets" not in artefact:
@@ -258,7 +259,8 @@ def subsets(paths: Iterable[str]) -> pd.DataFrame:
         attacks = {"": "accuracy", **{attack: attack for attack in artefact.spec["subsets"]["attacks"]}}
         for attack, key in attacks.items():
             for members, values in found[key].items():
-                columns = {"architecture": name, "set": members, "threshold": found["thresholds"]}
+                columns = {"architecture": name, "majority": float(artefact[f"{name}/majority"])}
+                columns |= {"set": members, "threshold": found["thresholds"]}
                 columns |= {"size": found["size"][members], "attack": attack, "value": values}
                 tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
