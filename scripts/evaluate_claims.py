@@ -13,9 +13,9 @@ import pandas as pd
 
 from robust_tangents import claims, storage
 from robust_tangents.configuration import PAPERS
-from robust_tangents.figures import loo_tables, su_tables, tsilivis_tables
+from robust_tangents.figures import lenses_tables, loo_tables, su_tables, tsilivis_tables
 
-TABLES = loo_tables.TABLES | su_tables.TABLES | tsilivis_tables.TABLES
+TABLES = loo_tables.TABLES | su_tables.TABLES | tsilivis_tables.TABLES | lenses_tables.TABLES
 COLUMNS = ("id", "paper", "place", "claim", "basis", "figure", "row", "reads", "mean", "low", "high")
 MORE_COLUMNS = ("repetitions", "must_be", "margin", "paper_value", "verdict", "because")
 

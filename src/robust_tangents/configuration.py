@@ -208,7 +208,7 @@ class Study:
                 self.attack(row["attack"], f"{path}.attack")
                 if sorted(row["steps"]) != row["steps"]:
                     raise InputError(f"configuration: {path}.steps: must be in increasing order")
-            if "features" in row:
+            if isinstance(row.get("features"), str):
                 architectures = chain(*self.feature_parts(row["features"], f"{path}.features"))
                 if "architecture" in row and row["architecture"] not in architectures:
                     raise InputError(
@@ -220,7 +220,7 @@ class Study:
                     f"configuration: {path}.baseline: {row['baseline']!r} is none of the row's parents, "
                     f"{', '.join(row['parents'])}"
                 )
-            if figure in ("loo_eigenvectors", "loo_transfer", "tsilivis_eigenattacks"):
+            if figure in ("loo_eigenvectors", "loo_transfer", "tsilivis_eigenattacks", "three_lenses"):
                 self._check_alike(row, "parents" if figure == "loo_transfer" else "runs", path)
             if missing := [label for label in row.get("targets", []) if label not in row["runs"]]:
                 raise InputError(
@@ -233,14 +233,21 @@ class Study:
                     # As released, the kernel at epoch 0 has points of its own.
                     batches = 1 if kernel["attacked_by"] is None else 2
                     self._check_points(f"kernels.{row['kernel']}", batches * kernel["points"], run)
-                if "epochs" in row and row["epochs"].get(label) not in self.checkpoints(run):
-                    raise InputError(
-                        f"configuration: {path}.epochs.{label}: {row['epochs'].get(label)} is no checkpoint of {run!r}"
-                    )
+                for epoch in self.epochs_of(row, label):
+                    if epoch not in self.checkpoints(run):
+                        raise InputError(f"configuration: {path}.epochs: {epoch} is no checkpoint of {run!r} ({label})")
             if "collapse" in row:
                 self._check_collapse_of(figure, row, path)
+            if figure == "three_lenses":
+                self.attack(row["attack"], f"{path}.attack")
+                first = next(iter(row["runs"].values()))
+                if row["points"] is not None and row["points"] % self._classes(self.runs[first]["data"]):
+                    raise InputError(
+                        f"configuration: {path}.points: {row['points']} is no multiple of the number of classes"
+                    )
             if "kernel" in row:
-                needed = "full" if figure.startswith("tsilivis_") else "class" if "epochs" in row else "trace"
+                full = figure.startswith("tsilivis_") or figure == "three_lenses"
+                needed = "full" if full else "class" if "epochs" in row else "trace"
                 if needed not in self.config["kernels"][row["kernel"]]["kinds"]:
                     raise InputError(f"configuration: kernels.{row['kernel']}.kinds: {figure} needs {needed}; add it")
             for label, parent in row.get("parents", {}).items():
@@ -281,8 +288,7 @@ class Study:
         if points is None:
             return
         name = self.runs[run]["data"]
-        data = self.config["data"][name]
-        classes = len(data["classes"]) if data["classes"] else 100 if data["source"] == "cifar100" else 10
+        data, classes = self.config["data"][name], self._classes(name)
         if points % classes:
             raise InputError(f"configuration: {path}.points: {points} is no multiple of the {classes} classes")
         if (kept := data["train_per_class"]) and points > kept * classes:
@@ -290,6 +296,11 @@ class Study:
                 f"configuration: {path}.points: {points} points need {points // classes} images of each "
                 f"class, but data.{name} keeps {kept}; use at most {kept * classes} points"
             )
+
+    def _classes(self, data: str) -> int:
+        """Number of classes of a data set."""
+        entry = self.config["data"][data]
+        return len(entry["classes"]) if entry["classes"] else 100 if entry["source"] == "cifar100" else 10
 
     # Runs as chains of segments
 
@@ -458,6 +469,21 @@ class Study:
             **{key: row[key] for key in ("targets", "largest", "number")},
         }
 
+    def eigenfeatures_spec(self, seeds: str) -> Spec:
+        """Settings of measuring the top features of empirical kernels along runs."""
+        row = self.figures["three_lenses"]["rows"][0]
+        run = self.runs[next(iter(row["runs"].values()))]
+        attack = self.attack(row["attack"], "")
+        del attack["margin_restarts"]
+        return {
+            "study_seed": self.config["seed"],
+            "seeds": self.seed_groups[seeds],
+            "model": self.model(next(iter(row["runs"].values()))),
+            "batch_size": run["batch_size"],
+            "attack": attack,
+            **{key: row[key] for key in ("features", "points")},
+        }
+
     def lazy_networks_spec(self, seeds: str) -> Spec:
         """Settings of training wide networks beside their kernel."""
         row = self.figures["tsilivis_fig2"]["rows"][0]
@@ -529,6 +555,12 @@ class Study:
         """Runs of a figure's row by label, whatever their part in it."""
         return {**row.get("runs", {}), **row.get("parents", {})}
 
+    @staticmethod
+    def epochs_of(row: Spec, label: str) -> list[float | None]:
+        """Epochs at which a figure's row looks at one of its runs: the same for all, or one for each label."""
+        epochs = row.get("epochs", [])
+        return epochs if isinstance(epochs, list) else [epochs.get(label)]
+
     def switches(self, figure: str) -> list[int]:
         """Epochs at which runs of a figure branch off."""
         runs = [self.runs[run] for row in self.figures[figure]["rows"] for run in row["runs"].values()]
@@ -548,9 +580,15 @@ class Study:
         return ", ".join(sorted(titles))
 
     def collapse_title(self, row: Spec) -> str:
-        """Data and attack of a row whose collapse is measured."""
+        """Data, network and attack of a row whose collapse is measured."""
         attack = self.attack(self.config["collapse"][row["collapse"]]["attack"], "")
-        return f"{self.title(row['runs'].values())}, {_NORMS[attack['norm']]} ε = {attack['epsilon']:.3g}"
+        models = ", ".join(dict.fromkeys(self.runs[run]["model"].replace("_", " ") for run in row["runs"].values()))
+        title = self.title(row["runs"].values())
+        return f"{title}, {models}, {_NORMS[attack['norm']]} ε = {attack['epsilon']:.3g}"
+
+    def chance(self, figure: str) -> float:
+        """Accuracy of guessing on the class-balanced data of a figure's runs."""
+        return 1 / self._classes(self.runs[next(iter(self.figures[figure]["rows"][0]["runs"].values()))]["data"])
 
     def eigenvectors_title(self) -> str:
         """Data and class behind the eigenvector images."""
@@ -566,7 +604,7 @@ class Study:
         used = [training["attack"] for training in trainings if training["objective"] != "standard"]
         used += [row["attack"] for row in rows if "attack" in row]
         used += [self.config["collapse"][row["collapse"]]["attack"] for row in rows if "collapse" in row]
-        features = [self.config["features"][row["features"]] for row in rows if "features" in row]
+        features = [self.config["features"][row["features"]] for row in rows if isinstance(row.get("features"), str)]
         used += [attack for entry in features for attack in (entry["attack"], *entry["subsets"]["attacks"])]
         attacks = {name: self.attack(name, "") for name in used}
         # Kernels of infinite width: their data, and their architectures.
@@ -593,4 +631,5 @@ class Study:
             ),
             "epochs": listed(str(run["epochs"]) for run in runs),
             "seeds": "no seeds" if len(features) == len(rows) else named,
+            "features": listed(str(row["features"]) for row in rows if figure == "three_lenses"),
         }

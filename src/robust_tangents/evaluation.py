@@ -133,6 +133,13 @@ def robustness(
     return {**totals, **checked, **failed_checks({**totals, **checked})}
 
 
+def accuracy(predict: Predictor, images: np.ndarray, labels: np.ndarray, batch_size: int) -> float:
+    """Fraction of images (N, H, W, channels), 8-bit or in [0, 1], that are classified correctly."""
+    batches = spread(len(labels), batch_size)
+    found = [_correct(predict, as_float(images[rows]), labels[rows])[:kept].sum() for rows, kept in batches]
+    return float(sum(found)) / len(labels)
+
+
 def transfer_matrix(
     predictors: Sequence[Predictor],
     images: jax.Array,

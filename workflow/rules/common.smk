@@ -141,10 +141,10 @@ def kernel_networks(figure, seeds):
     row = study.figures[figure]["rows"][0]
     networks = []
     for label, run in row["runs"].items():
-        epoch = row["epochs"][label]
-        segment = study.checkpoints(run)[epoch]
-        kernels = f"{results}/kernels/{row['kernel']}/{segment.name}/{seeds}.h5"
-        networks.append([label, f"{epoch:g}", segment_file(segment, seeds), kernels])
+        kept = study.checkpoints(run)
+        for epoch in study.epochs_of(row, label):
+            kernels = f"{results}/kernels/{row['kernel']}/{kept[epoch].name}/{seeds}.h5"
+            networks.append([label, f"{epoch:g}", segment_file(kept[epoch], seeds), kernels])
     return networks
 
 

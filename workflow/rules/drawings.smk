@@ -66,6 +66,22 @@ def linearized_runs(figure):
     return rows
 
 
+def three_lenses(figure):
+    """Row of the figure of all three papers, with the kinds of files of each run apart."""
+    row = study.figures[figure]["rows"][0]
+    curves = [
+        {
+            "label": label,
+            "measures": [path for seeds in study.seed_groups for path in measures_files(row, run, seeds)],
+            "collapse": [path for seeds in study.seed_groups for path in collapse_files(row, run, seeds)],
+        }
+        for label, run in row["runs"].items()
+    ]
+    for curve in curves:
+        curve["files"] = curve["measures"] + curve["collapse"]
+    return {**row, "title": study.collapse_title(row), "curves": curves}
+
+
 # What each kind of figure is drawn from.
 drawn_from = {
     "loo_fig1": lambda name: {"rows": curves(name, measures_files), "switches": study.switches(name)},
@@ -78,6 +94,12 @@ drawn_from = {
     ),
     "loo_transfer": lambda name: {"files": of_all_seeds("transfer")},
     "loo_eigenvectors": lambda name: {"files": of_all_seeds("eigenvectors"), "title": study.eigenvectors_title()},
+    "three_lenses": lambda name: {
+        "rows": [three_lenses(name)],
+        "files": of_all_seeds("eigenfeatures"),
+        "switches": study.switches(name),
+        "chance": study.chance(name),
+    },
     **{f"tsilivis_fig{number}": of_features for number in (1, 3, 4, 5)},
     "tsilivis_fig2": lambda name: {
         "files": of_all_seeds("lazy_networks"),

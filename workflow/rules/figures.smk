@@ -29,7 +29,7 @@ for name in study.figures:
         name:
             name
         input:
-            code=code(f"plot_{paper}.py"),
+            code=code(f"plot_{paper if paper in PAPERS else kind}.py"),
             data=files_behind(drawn),
         output:
             pdf=f"<results>/figures/{name}.pdf",
@@ -38,7 +38,7 @@ for name in study.figures:
             svg=report(
                 f"<results>/figures/{name}.svg",
                 caption=f"../report/{kind}.rst",
-                category=PAPERS[paper],
+                category=PAPERS.get(paper, "The three papers together"),
                 labels={"figure": name},
             ),
         log:
