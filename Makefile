@@ -6,7 +6,7 @@ JAX ?= $(firstword $(patsubst $(VENV)/ready-%,%,$(wildcard $(VENV)/ready-*)) mai
 READY := $(VENV)/ready-$(JAX)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: figures test lint benchmarks environment lock clean
+.PHONY: figures test lint docs benchmarks environment lock clean
 
 figures: environment
 	snakemake --cores all --rerun-incomplete
@@ -20,6 +20,10 @@ lint: environment
 	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+# The pages of docs/ that are made of the code; a test checks that they are up to date.
+docs: environment
+	python docs/make_configuration.py
 
 # Engines against peers, which live in environments of their own (5 GB); about half an hour on two cores.
 benchmarks: environment .benchmarks/ready

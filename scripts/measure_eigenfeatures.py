@@ -16,9 +16,7 @@ from robust_tangents.linearization import Expansion
 from robust_tangents.training import as_float
 
 
-def test_images(
-    data: storage.Artefact, points: int | None, study_seed: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def evaluated(data: storage.Artefact, points: int | None, study_seed: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """All test images and their labels, or a class-balanced part."""
     images, labels = data["test/images"], data["test/labels"]
     if points is None:
