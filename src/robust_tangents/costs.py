@@ -1,0 +1,627 @@
+"""What the jobs of a study are expected to cost: time, memory and disk, from their settings alone.
+
+An estimate counts operations (multiply-adds and values written of a forward pass, layer by layer; passes per attack
+step, training step and kernel) and divides them by rates measured on one core. Nothing is run or compiled for it, and
+JAX is not imported: the workflow asks for every job whenever it is planned.
+
+Rates hold for one core of an AMD EPYC of 2021 (AVX2, virtual machine) and JAX 0.10.2 on a CPU; other machines differ
+by a factor. No GPU was measured, so GPU hours are not estimated; multiply-adds divided by the rate that a device
+sustains give them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+Spec = Mapping[str, Any]
+
+
+# Networks, layer by layer
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of weights at one image: ``written`` values at each of ``positions``, from ``read`` values each.
+
+    A convolution reads its whole window; a dense layer has one position. ``weights``: of all parameters, bias included.
+    """
+
+    positions: int
+    read: int
+    written: int
+    weights: int
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.positions * self.read * self.written
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers with weights, and batch norms as (positions, channels)."""
+
+    layers: tuple[Layer, ...]
+    norms: tuple[tuple[int, int], ...]
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of a forward pass of one image."""
+        return sum(layer.multiply_adds for layer in self.layers)
+
+    @property
+    def values(self) -> int:
+        """Written by layers and batch norms in a forward pass of one image."""
+        return sum(layer.positions * layer.written for layer in self.layers) + sum(p * c for p, c in self.norms)
+
+    @property
+    def parameters(self) -> int:
+        return sum(layer.weights for layer in self.layers) + 2 * sum(channels for _, channels in self.norms)
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+
+class _Walk:
+    """Follows an image through a network and notes the layers."""
+
+    def __init__(self, shape: Sequence[int]):
+        self.height, self.width, self.channels = shape
+        self.layers: list[Layer] = []
+        self.norms: list[tuple[int, int]] = []
+
+    def conv(self, features: int, size: int = 3, stride: int = 1, *, bias: bool = False, norm: bool = True) -> None:
+        self.height, self.width = -(-self.height // stride), -(-self.width // stride)
+        read = size * size * self.channels
+        self.layers.append(Layer(self.height * self.width, read, features, features * (read + bias)))
+        self.channels = features
+        if norm:
+            self.norm()
+
+    def norm(self) -> None:
+        self.norms.append((self.height * self.width, self.channels))
+
+    def pool(self) -> None:
+        self.height, self.width = self.height // 2, self.width // 2
+
+    def dense(self, features: int, *, flatten: bool = True) -> None:
+        read = self.channels * (self.height * self.width if flatten else 1)
+        self.layers.append(Layer(1, read, features, features * (read + 1)))
+        self.height, self.width, self.channels = 1, 1, features
+
+    def done(self) -> Network:
+        return Network(tuple(self.layers), tuple(self.norms))
+
+
+def network(model: Spec, classes: int, shape: Sequence[int]) -> Network:
+    """Layers of a model (as in the schema) for images (H, W, C).
+
+    Raises:
+        ValueError: the architecture is unknown here.
+    """
+    walk = _Walk(shape)
+    match model["architecture"]:
+        case "resnet" | "preact_resnet" as kind:
+            after = kind == "resnet"  # batch norm behind convolutions, or in front of them
+            walk.conv(model["width"], norm=after)
+            for group, blocks in enumerate(model["blocks"]):
+                for block in range(blocks):
+                    _block(walk, model["width"] * 2**group, 2 if group > 0 and block == 0 else 1, after)
+            if not after:
+                walk.norm()
+            walk.dense(classes, flatten=False)
+        case "vgg":
+            for group, widths in enumerate(model["widths"]):
+                for number, width in enumerate(widths, start=1):
+                    walk.conv(width, bias=True)
+                    if number == len(widths) and group + 1 < len(model["widths"]):
+                        walk.pool()
+            walk.dense(classes, flatten=False)
+        case "cnn":
+            for stage, width in enumerate(model["widths"], start=1):
+                walk.conv(width, bias=True, norm=False)
+                walk.conv(width, bias=True, norm=False)
+                if stage == 1:
+                    walk.pool()
+            walk.pool()
+            walk.dense(classes)
+        case "fully_connected":
+            for width in model["widths"]:
+                walk.dense(width)
+            walk.dense(classes)
+        case other:
+            raise ValueError(f"no costs of architecture {other!r}")
+    return walk.done()
+
+
+def _block(walk: _Walk, features: int, stride: int, after: bool) -> None:
+    """A residual block; where its shape changes, the shortcut is a convolution, too."""
+    if not after:
+        walk.norm()
+    if stride > 1 or walk.channels != features:
+        height, width, channels = walk.height, walk.width, walk.channels
+        walk.conv(features, 1, stride, norm=after)
+        walk.height, walk.width, walk.channels = height, width, channels
+    walk.conv(features, 3, stride)
+    walk.conv(features, 3, 1, norm=after)
+
+
+def kernel_work(network: Network, classes: int, points: int, full: bool) -> float:
+    """Multiply-adds of empirical kernels (see `robust_tangents.kernels`): passes, explicit rows, inner products.
+
+    C·N (2 M + Σ T p f) + C N² / 2 · Σ min(p f, T² (p + f)), the last C times as often for full kernels; M is a forward
+    pass, and rows are explicit only where they are the cheaper of the two.
+    """
+    explicit = [layer for layer in network.layers if not _factored(layer)]
+    rows = classes * points * (network.multiply_adds + sum(layer.multiply_adds for layer in explicit))
+    pair = sum(
+        layer.positions**2 * (layer.read + layer.written) if _factored(layer) else layer.read * layer.written
+        for layer in network.layers
+    )
+    pairs = classes * points**2 / 2 * (classes if full else 1)
+    return points * network.multiply_adds + rows + pairs * pair
+
+
+def _factored(layer: Layer) -> bool:
+    return layer.positions**2 * (layer.read + layer.written) < layer.read * layer.written
+
+
+# Data
+
+
+@dataclass(frozen=True)
+class Data:
+    """Size of a data set: training and test images, their shape (H, W, C), bytes of a pixel, and classes."""
+
+    train: int
+    test: int
+    shape: tuple[int, int, int]
+    pixel_bytes: int
+    classes: int
+
+    @property
+    def values(self) -> int:
+        """Of an image."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+
+_SOURCES = {
+    "digits": Data(1397, 400, (8, 8, 1), 4, 10),
+    "mnist": Data(60_000, 10_000, (28, 28, 1), 1, 10),
+    "fashion_mnist": Data(60_000, 10_000, (28, 28, 1), 1, 10),
+    "cifar10": Data(50_000, 10_000, (32, 32, 3), 1, 10),
+    "cifar100": Data(50_000, 10_000, (32, 32, 3), 1, 100),
+}
+
+
+def data_size(dataset: Spec) -> Data:
+    """Size of an entry of ``data``, as `robust_tangents.datasets.load` draws it (to a few images where it takes all
+    of some classes)."""
+    source = _SOURCES[dataset["source"]]
+    classes = len(dataset["classes"]) if dataset["classes"] else source.classes
+    train, test = (total * classes // source.classes for total in (source.train, source.test))
+    if dataset["test_per_class"]:
+        if dataset["source"] == "digits":  # which is split in two here
+            train += test - dataset["test_per_class"] * classes
+        test = dataset["test_per_class"] * classes
+    if dataset["train_per_class"]:
+        train = dataset["train_per_class"] * classes
+    return Data(train, test, source.shape, source.pixel_bytes, classes)
+
+
+# Rates, all of one core; measured by benchmarks/rates.py.
+
+# Passes of a network as multiples of a forward pass: what is multiplied (for the count), and what it takes.
+_FORWARD, _ATTACK, _TRAINING = "forward", "attack step", "training step"
+_MULTIPLIED = {
+    "network": {_FORWARD: 1, _ATTACK: 2, _TRAINING: 3},
+    "expansion": {_FORWARD: 3, _ATTACK: 6, _TRAINING: 5},
+}
+# Forward multiply-adds a second of each pass, on images up to 16×16 (products of rows) and on larger ones.
+_RATES = {
+    "small": {
+        "network": {_FORWARD: 10e9, _ATTACK: 8e9, _TRAINING: 4e9},
+        "expansion": {_FORWARD: 4.5e9, _ATTACK: 2.6e9, _TRAINING: 2.8e9},
+    },
+    "large": {
+        "network": {_FORWARD: 28e9, _ATTACK: 12e9, _TRAINING: 5e9},
+        "expansion": {_FORWARD: 9e9, _ATTACK: 4.5e9, _TRAINING: 4e9},
+    },
+}
+_SMALL_UP_TO = 16
+# Products of gradients in float32 and of matrices in float64, and n³ of eigenvalues of (n, n).
+_PRODUCTS, _DOUBLE_PRODUCTS, _EIGENVALUES = 12e9, 6e9, 6e9
+# Start of a job that uses JAX, and compilation per layer of a network and program.
+_START, _COMPILE = 5.0, 0.35
+# Kernels of infinite width, seconds of a pair of images: in closed form, per layer; by neural-tangents, per position
+# and layer where images are flattened, and per pair of positions and layer where they are pooled. With gradients, so
+# many times as much, and a call for gradients at one image takes the last of these at least.
+_CLOSED, _FLATTENED, _POOLED, _GRADIENT, _CALL = 0.06e-6, 0.05e-6, 0.1e-6, 3.0, 1e-3
+# Convolutions of Myrtle networks at full, half and quarter resolution.
+_MYRTLE = {5: (2, 1, 1), 7: (2, 2, 2), 10: (3, 3, 3)}
+# Memory in MB of a process that has imported JAX, of each layer's programs, and of values of a batch: every value of a
+# forward pass is held so many times.
+_BASE, _PROGRAMS, _HELD = 350.0, 43.0, 3.0
+# Assumed, not measured: multiply-adds a second that a GPU sustains in networks of 32×32 images.
+GPU_MULTIPLY_ADDS = 5e12
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a job is expected to take.
+
+    Attributes:
+        seconds: of one CPU core.
+        multiply_adds: those of networks and empirical kernels, which a GPU can take over.
+        fixed_seconds: the part of ``seconds`` that it cannot: start, compilation, NumPy.
+        memory_mb: at its peak, on a CPU.
+        disk_mb: that it writes.
+    """
+
+    seconds: float
+    multiply_adds: float = 0.0
+    fixed_seconds: float = 0.0
+    memory_mb: float = 200.0
+    disk_mb: float = 0.0
+
+    @property
+    def gpu_seconds(self) -> float:
+        """For which it holds a GPU of the assumed rate; 0 for jobs that leave a GPU alone."""
+        return self.fixed_seconds + self.multiply_adds / GPU_MULTIPLY_ADDS if self.multiply_adds else 0.0
+
+
+@dataclass(frozen=True)
+class _Work:
+    seconds: float = 0.0
+    multiply_adds: float = 0.0
+
+    def __add__(self, other: _Work) -> _Work:
+        return _Work(self.seconds + other.seconds, self.multiply_adds + other.multiply_adds)
+
+    def __mul__(self, times: float) -> _Work:
+        return _Work(self.seconds * times, self.multiply_adds * times)
+
+    __rmul__ = __mul__
+
+
+def _sum(works: Iterable[_Work]) -> _Work:
+    return sum(works, _Work())
+
+
+class _Engine:
+    """Work of passes over one image: ``forward``, ``attack`` (one step) and ``training`` (one step)."""
+
+    def __init__(self, model: Spec, data: Data, expansion: bool = False):
+        self.network = _cached_network(_frozen(model), data.classes, data.shape)
+        kind = "expansion" if expansion else "network"
+        rates = _RATES["small" if max(data.shape[:2]) <= _SMALL_UP_TO else "large"][kind]
+        self.forward, self.attack, self.training = (
+            _Work(self.network.multiply_adds / rates[work], self.network.multiply_adds * _MULTIPLIED[kind][work])
+            for work in (_FORWARD, _ATTACK, _TRAINING)
+        )
+
+    def trained(self, training: Spec, attacked: _Engine | None = None) -> _Work:
+        """One epoch of training on one image; attacks on ``attacked`` in place of the model itself."""
+        if training["objective"] == "standard":
+            return self.training
+        attack = training["attack"]["steps"] * (attacked or self).attack
+        if training["objective"] == "trades":
+            return self.forward + attack + 2 * self.training
+        return attack + self.training * (2 if training["adversarial_steps"] == "alternate" else 1)
+
+    def robustness(self, images: int, attack: Spec, batch: int) -> _Work:
+        """`robust_tangents.evaluation.robustness` of some images: both attacks, and weaker ones of a first batch."""
+        steps, kinds = attack["steps"], 1 + attack["margin_restarts"]
+        batch = min(images, max(batch, 100))
+        weaker = batch * ((steps + (steps + 1) // 2) * self.attack + 2 * self.forward)
+        return images * (kinds * (steps * self.attack + self.forward) + self.attack) + weaker
+
+
+def _frozen(model: Spec) -> tuple:
+    """Settings of a model as a key."""
+    return tuple(
+        (name, tuple(tuple(v) if isinstance(v, list) else v for v in value) if isinstance(value, list) else value)
+        for name, value in model.items()
+    )
+
+
+@cache
+def _cached_network(model: tuple, classes: int, shape: tuple[int, int, int]) -> Network:
+    return network(dict(model), classes, shape)
+
+
+def _cost(
+    work: _Work, layers: int, programs: float, *, held_mb: float, disk_mb: float, extra_seconds: float = 0
+) -> Cost:
+    """Of a JAX job: its work, its start and compilation, the memory of its programs and of what it holds."""
+    fixed = extra_seconds + _START + _COMPILE * layers * programs
+    return Cost(work.seconds + fixed, work.multiply_adds, fixed, _BASE + _PROGRAMS * layers + held_mb, disk_mb)
+
+
+def _mb(numbers: float, of_bytes: int = 4) -> float:
+    return numbers * of_bytes / 1e6
+
+
+def _batch_mb(engine: _Engine, batch: int, expansion: bool = False) -> float:
+    """Memory of activations of a batch, and of what is derived from them."""
+    return _mb(batch * engine.network.values * _HELD * (2 if expansion else 1))
+
+
+# Jobs, by rule
+
+
+def prepare_data(data: Data) -> Cost:
+    """A data set in one file; the time of a download is not in it."""
+    size = _mb((data.train + data.test) * data.values, data.pixel_bytes)
+    return Cost(3 + size / 20, memory_mb=200 + 4 * size, disk_mb=size)
+
+
+def draw_subset(data: Data, points: int, seeds: int) -> Cost:
+    """The points of a kernel; the training set is read for them."""
+    size = _mb(points * seeds * data.values, data.pixel_bytes)
+    return Cost(1, memory_mb=100 + 2 * _mb(data.train * data.values, data.pixel_bytes), disk_mb=size)
+
+
+def train(spec: Spec, data: Data) -> Cost:
+    """A segment: epochs on all training images, evaluations on the way, checkpoints and, if kept, attacked features."""
+    engine, training = _Engine(spec["model"], data), spec["training"]
+    (start, stop), evaluation, seeds = spec["epochs"], spec["evaluation"], len(spec["seeds"])
+    evaluations = (start == 0) + sum(
+        1 for epoch in range(start + 1, stop + 1) if epoch % evaluation["every"] == 0 or epoch == stop
+    )
+    evaluated = _sum(
+        engine.robustness(min(images, evaluation["points"] or images), evaluation["attack"], training["batch_size"])
+        for images in (data.train, data.test)
+    )
+    kept = [epoch for epoch in spec["checkpoints"] if epoch > start and epoch == int(epoch)]
+    features = len(kept) * data.train * engine.network.layers[-1].read if spec["keep_attacked"] else 0
+    work = data.train * (stop - start) * engine.trained(training) + evaluations * evaluated
+    if spec["keep_attacked"]:
+        work += len(kept) * data.train * engine.forward
+    disk = _mb(seeds * ((len(spec["checkpoints"]) + 1) * engine.network.parameters + features))
+    images = _mb((data.train + data.test) * data.values, data.pixel_bytes)
+    attacked = 3 * _mb(data.train * data.values) if spec["keep_attacked"] else 0
+    held = disk + 2 * images + attacked + _batch_mb(engine, training["batch_size"])
+    return _cost(seeds * work, engine.network.depth, 3, held_mb=held, disk_mb=disk)
+
+
+def train_stage2(spec: Spec, data: Data) -> Cost:
+    """Expansions around some checkpoints: epochs on all training images, and evaluations of all networks."""
+    network, model = _Engine(spec["model"], data), _Engine(spec["model"], data, expansion=True)
+    training, seeds, spawned = spec["training"], len(spec["seeds"]), len(spec["spawn_epochs"])
+    attacked = network if training.get("attack_mode") == "network" else None
+    every = spec["evaluate_every"]
+    evaluations = 1 if not every else -(-spec["epochs"] // every)
+
+    def evaluated(engine: _Engine) -> _Work:
+        attacks = spec["evaluation_attacks"].values()
+        return _sum(engine.robustness(data.test, attack, training["batch_size"]) for attack in attacks)
+
+    variants = len(spec["variants"])
+    of_variant = data.train * spec["epochs"] * model.trained(training, attacked) + evaluations * evaluated(model)
+    work = seeds * spawned * (evaluated(network) + variants * of_variant)
+    disk = _mb(seeds * spawned * variants * network.network.parameters) if spec["keep_networks"] else 0.1
+    images = _mb((data.train + data.test) * data.values, data.pixel_bytes)
+    held = disk + 2 * images + _mb(10 * network.network.parameters) + _batch_mb(model, training["batch_size"], True)
+    return _cost(work, network.network.depth, 5, held_mb=held, disk_mb=disk)
+
+
+def extract_kernels(spec: Spec, data: Data, points: int) -> Cost:
+    """Empirical kernels of some checkpoints (see `kernel_work`), on attacked points where the settings say so."""
+    engine, classes = _Engine(spec["model"], data), data.classes
+    full = "full" in spec["kinds"]
+    checkpoints = len(spec["seeds"]) * len(spec["epochs"])
+    multiplied = kernel_work(engine.network, classes, points, full)
+    work = _Work(multiplied / _PRODUCTS, multiplied)
+    if spec["attack"]:
+        work += points * spec["attack"]["steps"] * engine.attack
+    numbers = {"trace": points**2, "class": classes * points**2, "full": (classes * points) ** 2}
+    disk = _mb(checkpoints * sum(numbers[kind] for kind in spec["kinds"]))
+    needed = _mb(points * (2 * engine.network.parameters * (classes if full else 1) + 3 * engine.network.values))
+    held = disk + min(1.3 * spec["budget_mb"], needed)
+    return _cost(checkpoints * work, engine.network.depth, 2, held_mb=held, disk_mb=disk)
+
+
+def measure_kernels(spec: Spec, kinds: Sequence[str], points: int, classes: int, checkpoints: int) -> Cost:
+    """Measures along a run, in NumPy: eigenvalues of all kernels, and products of all pairs of full kernels."""
+    size, seeds = points * classes, len(spec["seeds"])
+    seconds = checkpoints * points**3 / _EIGENVALUES
+    held = _mb(checkpoints * points**2)
+    if "class" in kinds:
+        seconds += checkpoints * classes * points**2 * classes / _DOUBLE_PRODUCTS
+    if "full" in kinds:
+        products = checkpoints**2 * size**2 * (1 + spec["top"]) + (checkpoints * spec["top"]) ** 2 * size
+        seconds += checkpoints * size**3 / _EIGENVALUES + products / _DOUBLE_PRODUCTS
+        held += _mb((checkpoints + 4) * size**2) + _mb(size * checkpoints * spec["top"], 8)
+    return Cost(2 + seeds * seconds, memory_mb=150 + held, disk_mb=0.1)
+
+
+def measure_collapse(spec: Spec, data: Data) -> Cost:
+    """Attacks on all images, and two passes over the images of every condition, with projections on class means."""
+    engine, images = _Engine(spec["model"], data), spec["points"] or data.train
+    targeted = 1 if spec["targeted"] else 0
+    conditions = (4 + targeted) * images + 2 * data.test
+    attacked = ((1 + targeted) * images + data.test) * spec["attack"]["steps"]
+    # Centres, whitened offsets and two kinds of nearest centres of the stages, about half of all values.
+    projected = conditions * 2 * data.classes * engine.network.values
+    work = 2 * conditions * engine.forward + attacked * engine.attack + _Work(projected / _PRODUCTS, projected)
+    held = _mb((6 * images + 3 * data.test) * data.values) + _batch_mb(engine, spec["batch_size"])
+    times = len(spec["seeds"]) * len(spec["epochs"])
+    stages = 4 * data.classes**2 + 20 * engine.network.depth
+    return _cost(times * work, engine.network.depth, 3, held_mb=held, disk_mb=_mb(times * 6 * stages, 8))
+
+
+def measure_transfer(spec: Spec, data: Data, parents: int) -> Cost:
+    """Attacks on every network, and predictions of every other one on the attacked images."""
+    network, model = _Engine(spec["model"], data), _Engine(spec["model"], data, expansion=True)
+    every = parents * len(spec["spawn_epochs"])
+    engines = [network] * every + [model] * every * len(spec["variants"])
+    attacks = data.test * spec["attack"]["steps"] * _sum(engine.attack for engine in engines)
+    predictions = data.test * len(engines) * _sum(engine.forward for engine in engines)
+    held = _mb(3 * len(engines) * network.network.parameters + 4 * data.test * data.values)
+    held += _batch_mb(model, max(spec["batch_size"], 100), True)
+    work = len(spec["seeds"]) * (attacks + predictions)
+    return _cost(work, network.network.depth, 3, held_mb=held, disk_mb=0.1)
+
+
+def visualise_eigenvectors(spec: Spec, data: Data, points: int, networks: int) -> Cost:
+    """Ascent of 2k + 1 images by gradients of tangent features, after k + 1 directions from all points."""
+    network, model = _Engine(spec["model"], data), _Engine(spec["model"], data, expansion=True)
+    images, times = 2 * spec["eigenvectors"] + 1, networks * len(spec["seeds"])
+    climbed = images * (spec["steps"] + 1) * (network.training + model.attack)
+    directions = (spec["eigenvectors"] + 1) * points * network.training
+    held = _mb(images * network.network.parameters * 4) + _batch_mb(model, images + 50, True)
+    disk = _mb(times * images * (data.values + spec["steps"]))
+    eigen = times * points**3 / _EIGENVALUES
+    work = times * (climbed + directions)
+    return _cost(work, network.network.depth, 6, held_mb=held, disk_mb=disk, extra_seconds=eigen)
+
+
+def measure_eigenattacks(spec: Spec, data: Data, points: int, networks: int) -> Cost:
+    """Attacks on features of full kernels, as expansions of their networks, and predictions of all targets."""
+    network, model = _Engine(spec["model"], data), _Engine(spec["model"], data, expansion=True)
+    features, times = spec["number"] + 4, networks * len(spec["seeds"])
+    attacks = features * data.test * (spec["attack"]["steps"] * model.attack + len(spec["targets"]) * network.forward)
+    directions = features * points * network.training
+    size = points * data.classes
+    held = _mb(3 * size**2, 8) + _mb(2 * features * network.network.parameters)
+    held += _batch_mb(network, max(points * features, data.test), False)
+    eigen = times * size**3 / _EIGENVALUES
+    work = times * (attacks + directions)
+    return _cost(work, network.network.depth, 4, held_mb=held, disk_mb=0.1, extra_seconds=eigen)
+
+
+def _family(architecture: str) -> tuple[str, int]:
+    """Letters and depth of an architecture of infinite width, as fc1, conv3 or myrtle10."""
+    letters = architecture.rstrip("0123456789")
+    return letters, int(architecture.removeprefix(letters))
+
+
+def pair_seconds(architecture: str, shape: Sequence[int]) -> float:
+    """Of the kernel of infinite width between two images (H, W, C)."""
+    (family, depth), positions = _family(architecture), shape[0] * shape[1]
+    if family == "fc":
+        return _CLOSED * depth + positions * shape[2] / _DOUBLE_PRODUCTS
+    if family == "conv":
+        return _FLATTENED * positions * depth
+    return _POOLED * positions**2 * sum(count / 16**level for level, count in enumerate(_MYRTLE[depth]))
+
+
+def _pair_mb(architecture: str, shape: Sequence[int], gradient: bool) -> float:
+    """Memory of a pair within a block (see `robust_tangents.infinite_kernels`)."""
+    (family, depth), positions = _family(architecture), shape[0] * shape[1]
+    numbers = {"fc": 6 * (depth + 1), "conv": 6 * positions, "myrtle": 6 * positions**2}[family]
+    if not gradient:
+        return _mb(numbers, 8)
+    return _mb(numbers + positions * shape[2] if family == "fc" else numbers * (depth + 1), 8)
+
+
+def extract_infinite_kernels(spec: Spec, data: Data) -> Cost:
+    """All pairs of training images, and of test and training images."""
+    pairs = data.train**2 / 2 + data.test * data.train
+    seconds = sum(pairs * pair_seconds(name, data.shape) for name in spec["architectures"])
+    numbers = len(spec["architectures"]) * data.train * (data.train + data.test)
+    layers = sum(_family(name)[1] for name in spec["architectures"])
+    block = max(min(spec["budget_mb"], pairs * _pair_mb(name, data.shape, False)) for name in spec["architectures"])
+    return _cost(_Work(seconds), layers, 1, held_mb=block + 2 * _mb(numbers, 8), disk_mb=_mb(numbers, 8))
+
+
+def measure_features(spec: Spec, data: Data) -> Cost:
+    """Per test image, gradients with every training image; kernels of all attacked images with the training set."""
+    seconds, disk, block = 0.0, 0.0, 0.0
+    outputs = 1 if data.classes == 2 else data.classes
+    for name in spec["architectures"]:
+        pair = pair_seconds(name, data.shape)
+        features = min(spec["attacked"].get(name, data.train), data.train) + spec["compared"]
+
+        def attacked(functions: int, parts: int, steps: int, pair: float = pair) -> float:
+            """One image under an attack on some functions: a gradient that all share, then one each."""
+            products = functions * parts * data.train * data.values / _DOUBLE_PRODUCTS
+            shared = _CALL + data.train * _GRADIENT * pair + products
+            own = functions * data.train * pair
+            return shared + own * (1 + (steps - 1) * (1 + _GRADIENT))
+
+        seconds += data.test * attacked(features, 1, spec["attack"]["steps"]) + data.train**3 / _EIGENVALUES
+        pairs = features * data.train
+        block = max(block, min(spec["budget_mb"], pairs * _pair_mb(name, data.shape, spec["attack"]["steps"] > 1)))
+        disk += _mb(data.test * spec["compared"] * data.values + 2 * data.train * data.values)
+        if name in spec["subsets"]["architectures"]:
+            sets = 2 * len(spec["subsets"]["thresholds"]) + 1
+            for attack in spec["subsets"]["attacks"].values():
+                seconds += data.test / 2 * attacked(sets, outputs, attack["steps"])
+    held = block + _mb(6 * data.train**2 * outputs, 8) + _mb(3 * data.train * data.values, 8)
+    layers = sum(_family(name)[1] for name in spec["architectures"])
+    return _cost(_Work(seconds), layers, 3, held_mb=held, disk_mb=disk)
+
+
+def measure_lazy_networks(spec: Spec, data: Data) -> Cost:
+    """Full-batch gradient descent of wide networks, and the attacks on their kernel."""
+    depth = int(spec["architecture"].lstrip("fc"))
+    outputs = 1 if data.classes == 2 else data.classes
+    parameters = {
+        width: sum(a * b for a, b in pairwise([data.values, *[width] * depth, outputs])) for width in spec["widths"]
+    }
+    steps = spec["steps"][-1] + len(spec["steps"]) * (spec["attack"]["steps"] + 6) * data.test / data.train
+    multiplied = len(spec["seeds"]) * 3 * data.train * steps * sum(parameters.values())
+    pair = pair_seconds(spec["architecture"], data.shape)
+    of_kernel = data.train * pair * (data.train / 2 + data.test * (_GRADIENT + len(spec["steps"])))
+    held = _mb(5 * max(parameters.values()) + 4 * data.train * max(spec["widths"])) + _mb(2 * data.train**2, 8)
+    work = _Work(multiplied / _PRODUCTS, multiplied) + _Work(of_kernel)
+    return _cost(work, 8, 1 + len(spec["widths"]), held_mb=held, disk_mb=0.1)
+
+
+def figure() -> Cost:
+    """Drawing."""
+    return Cost(8, memory_mb=300, disk_mb=0.5)
+
+
+# Plans
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a plan: its rule and cost, whether its files exist, and the names of all jobs it needs, its own too."""
+
+    rule: str
+    cost: Cost
+    done: bool
+    behind: frozenset[str]
+
+
+def _total(jobs: Sequence[Job]) -> dict[str, float]:
+    """Hours, the largest memory of a job in GB, and disk in GB; ``missing`` and ``hours_left`` of jobs to be done."""
+    return {
+        "jobs": len(jobs),
+        "missing": sum(not job.done for job in jobs),
+        "core_hours": sum(job.cost.seconds for job in jobs) / 3600,
+        "core_hours_left": sum(job.cost.seconds for job in jobs if not job.done) / 3600,
+        "gpu_hours": sum(job.cost.gpu_seconds for job in jobs) / 3600,
+        "memory_gb": max(job.cost.memory_mb for job in jobs) / 1000,
+        "disk_gb": sum(job.cost.disk_mb for job in jobs) / 1000,
+    }
+
+
+def plan(jobs: Mapping[str, Job], figures: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+    """Totals of a study, of each of its rules (figures as one), and of each figure with all that it needs.
+
+    Args:
+        jobs: by name.
+        figures: names of the jobs behind each figure.
+
+    Returns:
+        ``total``, and ``rules`` and ``figures`` by name: number of ``jobs``, those ``missing``, ``core_hours`` where no
+        GPU is used, ``core_hours_left`` of the missing ones, ``gpu_hours`` at the assumed rate, ``memory_gb`` of the
+        largest job, and ``disk_gb``.
+    """
+    rules: dict[str, list[Job]] = {}
+    for job in jobs.values():
+        rules.setdefault("figures" if job.rule in figures else job.rule, []).append(job)
+    return {
+        "total": _total(list(jobs.values())),
+        "rules": {rule: _total(rules[rule]) for rule in sorted(rules)},
+        "figures": {figure: _total([jobs[name] for name in names]) for figure, names in sorted(figures.items())},
+    }
