@@ -7,6 +7,7 @@ configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/costs.smk"
 
 
 report: str(front_page)
@@ -53,3 +54,4 @@ include: "workflow/rules/drawings.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/environments.smk"
+include: "workflow/rules/plan.smk"

@@ -331,5 +331,43 @@ def test_results_of_studies_do_not_mix(fresh):
     assert "results/smoke/" not in plan
 
 
+def test_the_plan_counts_the_jobs_of_a_dry_run_and_runs_none(fresh):
+    checkout = fresh()
+    page = checkout.snakemake("plan", "--cores", "1").stdout
+    dry = checkout.planned()
+    rules, figures = page.split("figure, with all it needs")
+    counted = {row[0]: int(row[1]) for row in re.findall(r"^(\w+) +(\d+) ", rules, re.MULTILINE)}
+    figures_drawn = sum(dry.pop(name) for name in FIGURES)
+    dry["neural_tangents"] = 1  # is there already, and counts as done
+    assert counted == {**dry, "figures": figures_drawn, "total": sum(dry.values()) + figures_drawn}
+    alone = {row[0]: int(row[1]) for row in re.findall(r"^(\w+) +(\d+) ", figures, re.MULTILINE)}
+    assert set(alone) == set(FIGURES)
+    assert alone["loo_fig1"] == sum(checkout.planned("loo_fig1").values())
+    assert [path.name for path in checkout.results.rglob("*") if path.is_file()] == ["plan.txt"]
+
+
+def test_the_plan_tells_what_is_missing(finished):
+    assert re.search(r"^total +\d+ +0 ", finished.snakemake("plan", "--cores", "1").stdout, re.MULTILINE)
+    (finished.results / "figures" / "loo_fig1.pdf").unlink()
+    page = finished.snakemake("plan", "--cores", "1").stdout
+    assert re.search(r"^total +\d+ +1 ", page, re.MULTILINE)
+    assert re.search(r"^loo_fig1 +\d+ +1 ", page, re.MULTILINE)
+    assert re.search(r"^loo_fig2 +\d+ +0 ", page, re.MULTILINE)
+
+
+def test_jobs_ask_for_memory_and_time(fresh):
+    checkout = fresh()
+    for block in checkout.snakemake("--dry-run").stdout.split("\n["):
+        if (rule := re.search(r"^rule (\w+):", block, re.MULTILINE)) and rule.group(1) not in FIGURES:
+            asked = {name: int(value) for name, value in re.findall(r"(mem_mb|runtime)=(\d+)", block)}
+            assert asked["mem_mb"] >= 100
+            assert asked["runtime"] >= 10
+
+
+def test_other_estimates_of_costs_are_no_reason_to_compute_again(finished):
+    finished.append("src/robust_tangents/costs.py", "\n_BASE = _START = 5000.0\n")
+    assert finished.planned() == {}
+
+
 def test_every_file_of_the_workflow_is_copied_by_the_tests():
     assert all((ROOT / part).exists() for part in PARTS)

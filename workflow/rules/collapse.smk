@@ -15,6 +15,8 @@ rule measure_collapse:
     threads: jax_threads
     resources:
         gpu=gpus,
+        mem_mb=memory_of("measure_collapse"),
+        runtime=minutes_of("measure_collapse"),
     params:
         spec=lambda wildcards: to_json(
             study.collapse_spec(wildcards.collapse, segments[wildcards.segment], wildcards.seeds)

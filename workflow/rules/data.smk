@@ -10,6 +10,9 @@ rule prepare_data:
         "<benchmarks>/data/{data}.tsv"
     conda:
         "../../envs/main.yaml"
+    resources:
+        mem_mb=memory_of("prepare_data"),
+        runtime=minutes_of("prepare_data"),
     params:
         spec=lambda wildcards: to_json(study.data_spec(wildcards.data)),
     shell:
@@ -29,6 +32,9 @@ rule draw_subset:
         "<benchmarks>/data/{data}/{kernel}/{seeds}.tsv"
     conda:
         "../../envs/main.yaml"
+    resources:
+        mem_mb=memory_of("draw_subset"),
+        runtime=minutes_of("draw_subset"),
     params:
         spec=lambda wildcards: to_json(study.subset_spec(wildcards.kernel, wildcards.seeds)),
     shell:

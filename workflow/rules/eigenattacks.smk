@@ -18,6 +18,8 @@ if "tsilivis_eigenattacks" in study.figures:
         threads: jax_threads
         resources:
             gpu=gpus,
+            mem_mb=memory_of("measure_eigenattacks"),
+            runtime=minutes_of("measure_eigenattacks"),
         params:
             spec=lambda wildcards: to_json(study.eigenattacks_spec(wildcards.seeds)),
             networks=lambda wildcards: kernel_options("tsilivis_eigenattacks", wildcards.seeds),

@@ -17,6 +17,8 @@ if "loo_eigenvectors" in study.figures:
         threads: jax_threads
         resources:
             gpu=gpus,
+            mem_mb=memory_of("visualise_eigenvectors"),
+            runtime=minutes_of("visualise_eigenvectors"),
         params:
             spec=lambda wildcards: to_json(study.eigenvectors_spec(wildcards.seeds)),
             networks=lambda wildcards: kernel_options("loo_eigenvectors", wildcards.seeds),

@@ -62,6 +62,8 @@ for suffix, environment in environments.items():
         threads: jax_threads
         resources:
             gpu=gpus,
+            mem_mb=memory_of("extract_infinite_kernels"),
+            runtime=minutes_of("extract_infinite_kernels"),
         params:
             spec=lambda wildcards: to_json(study.infinite_kernels_spec(*name_and_part(wildcards))),
             python=environment["python"],
@@ -95,6 +97,8 @@ for suffix, environment in environments.items():
         threads: jax_threads
         resources:
             gpu=gpus,
+            mem_mb=memory_of("measure_features"),
+            runtime=minutes_of("measure_features"),
         params:
             spec=lambda wildcards: to_json(study.features_spec(*name_and_part(wildcards))),
             python=environment["python"],

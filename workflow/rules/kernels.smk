@@ -15,6 +15,8 @@ rule extract_kernels:
     threads: jax_threads
     resources:
         gpu=gpus,
+        mem_mb=memory_of("extract_kernels"),
+        runtime=minutes_of("extract_kernels"),
     params:
         spec=lambda wildcards: to_json(
             study.kernel_spec(wildcards.kernel, segments[wildcards.segment], wildcards.seeds)
@@ -38,6 +40,9 @@ rule measure_kernels:
     conda:
         "../../envs/main.yaml"
     threads: 1
+    resources:
+        mem_mb=memory_of("measure_kernels"),
+        runtime=minutes_of("measure_kernels"),
     params:
         spec=lambda wildcards: to_json(study.measures_spec(wildcards.kernel, wildcards.seeds)),
     shell:

@@ -16,6 +16,8 @@ if "tsilivis_fig2" in study.figures:
         threads: jax_threads
         resources:
             gpu=gpus,
+            mem_mb=memory_of("measure_lazy_networks"),
+            runtime=minutes_of("measure_lazy_networks"),
         params:
             spec=lambda wildcards: to_json(study.lazy_networks_spec(wildcards.seeds)),
         shell:

@@ -16,6 +16,8 @@ rule train_stage2:
     threads: jax_threads
     resources:
         gpu=gpus,
+        mem_mb=memory_of("train_stage2"),
+        runtime=minutes_of("train_stage2"),
     params:
         spec=lambda wildcards: to_json(
             study.stage2_spec(wildcards.stage2, wildcards.run, wildcards.seeds, int(wildcards.part))

@@ -15,6 +15,8 @@ rule train:
     threads: jax_threads
     resources:
         gpu=gpus,
+        mem_mb=memory_of("train"),
+        runtime=minutes_of("train"),
     params:
         spec=lambda wildcards: to_json(study.training_spec(segments[wildcards.segment], wildcards.seeds)),
     shell:

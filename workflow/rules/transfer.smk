@@ -17,6 +17,8 @@ if "loo_transfer" in study.figures:
         threads: jax_threads
         resources:
             gpu=gpus,
+            mem_mb=memory_of("measure_transfer"),
+            runtime=minutes_of("measure_transfer"),
         params:
             spec=lambda wildcards: to_json(study.transfer_spec(wildcards.seeds)),
             networks=lambda wildcards: to_json(transfer_networks(wildcards.seeds)),
