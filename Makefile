@@ -6,7 +6,7 @@ JAX ?= $(firstword $(patsubst $(VENV)/ready-%,%,$(wildcard $(VENV)/ready-*)) mai
 READY := $(VENV)/ready-$(JAX)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: figures test lint docs benchmarks environment lock clean
+.PHONY: figures test lint docs benchmarks compare environment lock clean
 
 figures: environment
 	snakemake --cores all --rerun-incomplete
@@ -24,6 +24,11 @@ lint: environment
 # The pages of docs/ that are made of the code; a test checks that they are up to date.
 docs: environment
 	python docs/make_configuration.py
+
+# Two results folders side by side on one page: make compare OLD=results/digits NEW=../other/results/digits
+compare: environment
+	@test -n "$(OLD)" -a -n "$(NEW)" || { echo "make compare: name two results folders, OLD=... and NEW=..." >&2; exit 2; }
+	python scripts/compare.py "$(OLD)" "$(NEW)"
 
 # Engines against peers, which live in environments of their own (5 GB); about half an hour on two cores.
 benchmarks: environment .benchmarks/ready
