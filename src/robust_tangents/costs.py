@@ -224,19 +224,19 @@ _MULTIPLIED = {
 # Forward multiply-adds a second of each pass, on images up to 16×16 (products of rows) and on larger ones.
 _RATES = {
     "small": {
-        "network": {_FORWARD: 10e9, _ATTACK: 8e9, _TRAINING: 4e9},
-        "expansion": {_FORWARD: 4.5e9, _ATTACK: 2.6e9, _TRAINING: 2.8e9},
+        "network": {_FORWARD: 14e9, _ATTACK: 11e9, _TRAINING: 5.5e9},
+        "expansion": {_FORWARD: 6.5e9, _ATTACK: 3.6e9, _TRAINING: 3.8e9},
     },
     "large": {
-        "network": {_FORWARD: 28e9, _ATTACK: 12e9, _TRAINING: 5e9},
-        "expansion": {_FORWARD: 9e9, _ATTACK: 4.5e9, _TRAINING: 4e9},
+        "network": {_FORWARD: 32e9, _ATTACK: 13e9, _TRAINING: 6.5e9},
+        "expansion": {_FORWARD: 10e9, _ATTACK: 5e9, _TRAINING: 4.5e9},
     },
 }
 _SMALL_UP_TO = 16
 # Products of gradients in float32 and of matrices in float64, and n³ of eigenvalues of (n, n).
 _PRODUCTS, _DOUBLE_PRODUCTS, _EIGENVALUES = 12e9, 6e9, 6e9
 # Start of a job that uses JAX, and compilation per layer of a network and program.
-_START, _COMPILE = 5.0, 0.35
+_START, _COMPILE = 4.0, 0.28
 # Kernels of infinite width, seconds of a pair of images: in closed form, per layer; by neural-tangents, per position
 # and layer where images are flattened, and per pair of positions and layer where they are pooled. With gradients, so
 # many times as much, and a call for gradients at one image takes the last of these at least.
@@ -576,7 +576,7 @@ def measure_lazy_networks(spec: Spec, data: Data) -> Cost:
 
 def figure() -> Cost:
     """Drawing."""
-    return Cost(8, memory_mb=300, disk_mb=0.5)
+    return Cost(5, memory_mb=300, disk_mb=0.5)
 
 
 # Plans
