@@ -495,6 +495,19 @@ def measure_eigenattacks(spec: Spec, data: Data, points: int, networks: int) -> 
     return _cost(work, network.network.depth, 4, held_mb=held, disk_mb=0.1, extra_seconds=eigen)
 
 
+def measure_eigenfeatures(spec: Spec, data: Data, points: int, networks: int) -> Cost:
+    """Features of full kernels as expansions of their networks: directions, predictions, attacks."""
+    network, model = _Engine(spec["model"], data), _Engine(spec["model"], data, expansion=True)
+    features, images, times = spec["features"], spec["points"] or data.test, networks * len(spec["seeds"])
+    of_features = features * images * (2 * model.forward + spec["attack"]["steps"] * model.attack)
+    size = points * data.classes
+    held = _mb(3 * size**2, 8) + _mb(2 * features * network.network.parameters)
+    held += _batch_mb(network, max(points * features, spec["batch_size"]))
+    eigen = times * size**3 / _EIGENVALUES
+    work = times * (of_features + features * points * network.training)
+    return _cost(work, network.network.depth, 4, held_mb=held, disk_mb=0.1, extra_seconds=eigen)
+
+
 def _family(architecture: str) -> tuple[str, int]:
     """Letters and depth of an architecture of infinite width, as fc1, conv3 or myrtle10."""
     letters = architecture.rstrip("0123456789")

@@ -77,6 +77,13 @@ def cost_of_lazy_networks(wildcards):
     return costs.measure_lazy_networks(study.lazy_networks_spec(wildcards.seeds), data)
 
 
+def cost_of_eigenfeatures(wildcards):
+    row = study.figures["three_lenses"]["rows"][0]
+    data, points = data_of_run(next(iter(row["runs"].values()))), study.config["kernels"][row["kernel"]]["points"]
+    spec, networks = study.eigenfeatures_spec(wildcards.seeds), len(row["runs"]) * len(row["epochs"])
+    return costs.measure_eigenfeatures(spec, data, points, networks)
+
+
 cost_of_rule = {
     "prepare_data": lambda wildcards: costs.prepare_data(data_size(wildcards.data)),
     "draw_subset": cost_of_subset,
@@ -97,8 +104,8 @@ cost_of_rule = {
     "measure_features": cost_of_features,
     "measure_features_by_neural_tangents": cost_of_features,
     "measure_lazy_networks": cost_of_lazy_networks,
+    "measure_eigenfeatures": cost_of_eigenfeatures,
     "neural_tangents": lambda wildcards: costs.Cost(60, disk_mb=600),
-    **dict.fromkeys(study.figures, lambda wildcards: costs.figure()),
 }
 
 
@@ -106,10 +113,10 @@ known_costs = {}
 
 
 def cost(rule, wildcards):
-    """Expected cost of a job, estimated once."""
+    """Expected cost of a job, estimated once; of what has no estimate of its own, that of drawing a figure."""
     job = rule, *wildcards
     if job not in known_costs:
-        known_costs[job] = cost_of_rule[rule](wildcards)
+        known_costs[job] = cost_of_rule[rule](wildcards) if rule in cost_of_rule else costs.figure()
     return known_costs[job]
 
 

@@ -18,6 +18,8 @@ if "three_lenses" in study.figures:
         threads: jax_threads
         resources:
             gpu=gpus,
+            mem_mb=memory_of("measure_eigenfeatures"),
+            runtime=minutes_of("measure_eigenfeatures"),
         params:
             spec=lambda wildcards: to_json(study.eigenfeatures_spec(wildcards.seeds)),
             networks=lambda wildcards: kernel_options("three_lenses", wildcards.seeds),

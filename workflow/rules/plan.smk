@@ -7,5 +7,6 @@ rule plan:
         "../../envs/main.yaml"
     params:
         plan=plan,
+        script=local(root / "scripts" / "plan.py"),
     shell:
-        "python scripts/plan.py --spec {params.plan:q} | tee {log:q}"
+        "python {params.script:q} --spec {params.plan:q} | tee {log:q}"
