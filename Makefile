@@ -42,12 +42,15 @@ benchmarks: environment .benchmarks/ready
 
 environment: $(READY)
 
+# The mark of a finished environment is a copy of its lock: a lock that git merely wrote again is no reason to rebuild.
 $(READY): envs/$(JAX).txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "robust-tangents needs Python 3.11 or newer; name one with make PYTHON=...")'
-	@echo "Setting up $(VENV) from envs/$(JAX).txt, once; this takes a minute or two."
-	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r envs/$(JAX).txt
-	touch $@
+	@cmp -s $< $@ || { \
+	echo "Setting up $(VENV) from $<, once; this takes a minute or two."; \
+	$(PYTHON) -m venv --clear $(VENV) && \
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< && \
+	cp $< $@; }
+	@touch $@
 
 # Needs uv on the PATH; run after a change of envs/*.in.
 lock:
