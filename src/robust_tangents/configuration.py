@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
 
+from robust_tangents.data_sources import SOURCES
 from robust_tangents.errors import InputError
 from robust_tangents.schema import Spec, validate
 
@@ -16,14 +17,6 @@ PAPERS = {
     "loo": "Evolution of Neural Tangent Kernels under Benign and Adversarial Training (Loo et al. 2022)",
     "su": "On the Robustness of Neural Collapse and the Neural Collapse of Robustness (Su et al. 2023)",
     "tsilivis": "What Can the NTK Tell Us About Adversarial Robustness? (Tsilivis & Kempe 2022)",
-}
-
-_TITLES = {
-    "digits": "Digits",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
 }
 
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
@@ -300,7 +293,7 @@ class Study:
     def _classes(self, data: str) -> int:
         """Number of classes of a data set."""
         entry = self.config["data"][data]
-        return len(entry["classes"]) if entry["classes"] else 100 if entry["source"] == "cifar100" else 10
+        return len(entry["classes"]) if entry["classes"] else SOURCES[entry["source"]].classes
 
     # Runs as chains of segments
 
@@ -574,7 +567,7 @@ class Study:
         """Data sets, as a title: their source, and the classes where only some are kept."""
         kept = [self.config["data"][name] for name in names]
         titles = {
-            _TITLES[data["source"]] + (f" ({', '.join(map(str, data['classes']))})" if data["classes"] else "")
+            SOURCES[data["source"]].title + (f" ({', '.join(map(str, data['classes']))})" if data["classes"] else "")
             for data in kept
         }
         return ", ".join(sorted(titles))

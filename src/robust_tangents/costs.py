@@ -17,6 +17,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+from robust_tangents.data_sources import SOURCES
+
 Spec = Mapping[str, Any]
 
 
@@ -189,19 +191,10 @@ class Data:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
 
-_SOURCES = {
-    "digits": Data(1397, 400, (8, 8, 1), 4, 10),
-    "mnist": Data(60_000, 10_000, (28, 28, 1), 1, 10),
-    "fashion_mnist": Data(60_000, 10_000, (28, 28, 1), 1, 10),
-    "cifar10": Data(50_000, 10_000, (32, 32, 3), 1, 10),
-    "cifar100": Data(50_000, 10_000, (32, 32, 3), 1, 100),
-}
-
-
 def data_size(dataset: Spec) -> Data:
     """Size of an entry of ``data``, as `robust_tangents.datasets.load` draws it (to a few images where it takes all
     of some classes)."""
-    source = _SOURCES[dataset["source"]]
+    source = SOURCES[dataset["source"]]
     classes = len(dataset["classes"]) if dataset["classes"] else source.classes
     train, test = (total * classes // source.classes for total in (source.train, source.test))
     if dataset["test_per_class"]:

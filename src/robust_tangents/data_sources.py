@@ -1,0 +1,25 @@
+"""What is known of each source of images before any of it is read."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Source:
+    """Name in titles, numbers of training and test images, shape (H, W, C), bytes of a pixel as kept, and classes."""
+
+    title: str
+    train: int
+    test: int
+    shape: tuple[int, int, int]
+    pixel_bytes: int
+    classes: int
+
+
+SOURCES = {
+    "digits": Source("Digits", 1397, 400, (8, 8, 1), 4, 10),
+    "mnist": Source("MNIST", 60_000, 10_000, (28, 28, 1), 1, 10),
+    "fashion_mnist": Source("Fashion-MNIST", 60_000, 10_000, (28, 28, 1), 1, 10),
+    "cifar10": Source("CIFAR-10", 50_000, 10_000, (32, 32, 3), 1, 10),
+    "cifar100": Source("CIFAR-100", 50_000, 10_000, (32, 32, 3), 1, 100),
+}
+"""By the name that ``data.<name>.source`` takes."""
