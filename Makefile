@@ -6,7 +6,7 @@ JAX ?= $(firstword $(patsubst $(VENV)/ready-%,%,$(wildcard $(VENV)/ready-*)) mai
 READY := $(VENV)/ready-$(JAX)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: figures test lint docs benchmarks compare environment lock clean
+.PHONY: figures test lint docs gallery benchmarks compare environment lock clean
 
 figures: environment
 	snakemake --cores all --rerun-incomplete
@@ -24,6 +24,10 @@ lint: environment
 # The pages of docs/ that are made of the code; a test checks that they are up to date.
 docs: environment
 	python docs/make_configuration.py
+
+# The figures of the default study in README.md, small, with the measured time of each.
+gallery: environment
+	snakemake --cores all gallery
 
 # Two results folders side by side on one page: make compare OLD=results/digits NEW=../other/results/digits
 compare: environment

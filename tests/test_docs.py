@@ -2,9 +2,12 @@
 
 import re
 import runpy
+import subprocess
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Checkout
+
+from robust_tangents import storage
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
@@ -31,3 +34,49 @@ def test_targets_in_the_documentation_exist(page):
     targets = re.findall(r"`make (\w[\w-]*)", page.read_text())
     known = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(targets) <= set(known)
+
+
+SECTIONS = re.findall(
+    r"^## (.*?)\n(.*?)(?=^## |\Z)", (ROOT / "docs" / "extending.md").read_text(), re.MULTILINE | re.DOTALL
+)
+WALKS = dict(SECTIONS)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def walk(title: str, checkout: Checkout) -> str:
+    """Apply the patch of a walk and run its commands; what they printed."""
+    [patch] = blocks(WALKS[title], "diff")
+    subprocess.run(["git", "apply", "--unidiff-zero", "-"], input=patch, text=True, cwd=checkout.path, check=True)
+    overlay = "".join(blocks(WALKS[title], "yaml"))
+    printed = ""
+    for command in "".join(blocks(WALKS[title], "sh")).splitlines():
+        words = command.replace(" --configfile mine.yaml", "").split()
+        assert words[0] == "snakemake"
+        printed += checkout.snakemake(*words[1:], overlay=overlay).stdout
+    return printed
+
+
+def test_a_figure_is_added_as_written(finished):
+    walk("A figure", finished)
+    assert (finished.results / "figures" / "loo_rank.png").exists()
+    assert finished.planned() == {"evaluate_claims": 1, "write_claims_settings": 1}
+
+
+def test_a_model_is_added_as_written(finished):
+    walk("A model", finished)
+    with storage.read(finished.results / "runs/benign/epochs-0-2/seeds0-1.h5") as segment:
+        assert segment.spec["model"] == {"architecture": "lenet", "widths": [40, 20]}
+
+
+def test_a_data_set_is_added_as_written(finished):
+    walk("A data set", finished)
+    with storage.read(finished.results / "data" / "bars.h5") as data:
+        assert data["train/images"].shape == (200, 8, 8, 1)
+    assert (finished.results / "figures" / "loo_fig1.png").exists()
+
+
+def test_a_claim_is_added_as_written(finished):
+    assert "The effective rank of the benign kernel more than halves" in walk("A claim", finished)

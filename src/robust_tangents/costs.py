@@ -590,12 +590,14 @@ def figure() -> Cost:
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a plan: its rule and cost, whether its files exist, and the names of all jobs it needs, its own too."""
+    """A job of a plan: its rule and cost, whether its files exist, the names of all jobs it needs, its own too, and
+    where its time is noted, if it is."""
 
     rule: str
     cost: Cost
     done: bool
     behind: frozenset[str]
+    benchmark: str = ""
 
 
 def _total(jobs: Sequence[Job]) -> dict[str, float]:

@@ -157,12 +157,30 @@ def jobs_behind(target, jobs, makers):
         needed = maker.expand_input(wildcards)[0]
         behind = frozenset({name}).union(*(jobs_behind(str(path), jobs, makers) for path in needed))
         expected = cost(maker.name, Wildcards(fromdict=wildcards))
-        jobs[name] = costs.Job(maker.name, expected, os.path.exists(name), behind)
+        benchmark = str(maker.expand_benchmark(wildcards)) if maker.benchmark else ""
+        jobs[name] = costs.Job(maker.name, expected, os.path.exists(name), behind, benchmark)
     return jobs[name].behind
+
+
+def jobs_of_figures():
+    """All jobs of the study by name, and by figure the names of those behind it."""
+    jobs, makers = {}, {}
+    return jobs, {name: jobs_behind(path, jobs, makers) for name, path in zip(study.figures, figures())}
 
 
 def plan(wildcards):
     """What the study is expected to take: in total, by rule and by figure."""
-    jobs, makers = {}, {}
-    of_figure = {name: jobs_behind(path, jobs, makers) for name, path in zip(study.figures, figures())}
+    jobs, of_figure = jobs_of_figures()
     return to_json({"study": study.name, **costs.plan(jobs, of_figure)})
+
+
+def gallery(wildcards):
+    """By figure its picture, what it shows, and where the times of the jobs behind it are noted."""
+    jobs, of_figure = jobs_of_figures()
+    shown = {}
+    for name, path in zip(study.figures, figures()):
+        times = sorted(jobs[job].benchmark for job in of_figure[name] if jobs[job].benchmark)
+        kind, description = figure_kind(name)
+        collection = PAPERS.get(kind.split("_")[0], TOGETHER)
+        shown[name] = {"picture": path, "shows": description, "collection": collection, "benchmarks": times}
+    return json.dumps(shown)

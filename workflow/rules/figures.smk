@@ -38,11 +38,13 @@ for name in study.figures:
             svg=report(
                 f"<results>/figures/{name}.svg",
                 caption=f"../report/{kind}.rst",
-                category=PAPERS.get(paper, "The three papers together"),
+                category=PAPERS.get(paper, TOGETHER),
                 labels={"figure": name},
             ),
         log:
             f"<logs>/figures/{name}.log",
+        benchmark:
+            f"<benchmarks>/figures/{name}.tsv"
         conda:
             "../../envs/main.yaml"
         params:

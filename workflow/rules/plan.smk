@@ -10,3 +10,20 @@ rule plan:
         script=local(root / "scripts" / "plan.py"),
     shell:
         "python {params.script:q} --spec {params.plan:q} | tee {log:q}"
+
+
+rule gallery:
+    """Small pictures of all figures for the README, with the measured time of each (make gallery)."""
+    input:
+        figures(),
+    log:
+        "<logs>/gallery.log",
+    localrule: True
+    conda:
+        "../../envs/main.yaml"
+    params:
+        spec=gallery,
+        script=local(root / "scripts" / "make_gallery.py"),
+        readme=local(root / "README.md"),
+    shell:
+        "python {params.script:q} --spec {params.spec:q} --readme {params.readme:q} --log {log:q}"
