@@ -29,7 +29,11 @@ SU = (
 FEATURES = ("tsilivis_fig1", "tsilivis_fig3", "tsilivis_fig4", "tsilivis_fig5")
 DYNAMICS = ("tsilivis_fig6", "tsilivis_fig6_released", "tsilivis_fig7")
 TSILIVIS = (*FEATURES, *DYNAMICS, "tsilivis_fig2", "tsilivis_fig8", "tsilivis_eigenattacks")
-FIGURES = ("loo_fig1", "loo_fig2", "loo_frozen_kernel", "loo_eigenvectors", "loo_transfer", *EPS8, *SU, *TSILIVIS)
+LOO = ("loo_fig1", "loo_fig2", "loo_frozen_kernel", "loo_eigenvectors", "loo_transfer", *EPS8)
+FIGURES = (*LOO, *SU, *TSILIVIS, "three_lenses")
+# Jobs that see to the claims: always, and where paths or the figures of the study change.
+CLAIMS = {"evaluate_claims": 1}
+OTHER_CLAIMS = {**CLAIMS, "write_claims_settings": 1}
 
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
@@ -97,6 +101,9 @@ def test_a_change_of_the_kernel_code_leaves_training_alone(finished):
         "measure_eigenattacks",
         "tsilivis_eigenattacks",
         *DYNAMICS,
+        "measure_eigenfeatures",
+        "three_lenses",
+        *CLAIMS,
     }
 
 
@@ -113,17 +120,20 @@ def test_a_change_of_the_second_stage_leaves_kernels_alone(finished):
         "tsilivis_fig8",
         "measure_eigenattacks",
         "tsilivis_eigenattacks",
+        "measure_eigenfeatures",
+        "three_lenses",
+        *CLAIMS,
     }
 
 
 def test_a_change_of_the_collapse_code_measures_collapse_only(finished):
     finished.append("src/robust_tangents/collapse.py", "\nCHANGED = True\n")
-    assert finished.planned() == {"measure_collapse": 4, **dict.fromkeys(SU, 1)}
+    assert finished.planned() == {"measure_collapse": 4, **dict.fromkeys(SU, 1), "three_lenses": 1, **CLAIMS}
 
 
 def test_a_setting_of_the_collapse_measures_them_only(finished):
     plan = finished.planned(overlay="collapse: {features: {noise: 4}}")
-    assert plan == {"measure_collapse": 4, **dict.fromkeys(SU, 1)}
+    assert plan == {"measure_collapse": 4, **dict.fromkeys(SU, 1), "three_lenses": 1, **CLAIMS}
 
 
 def test_attacked_images_of_past_epochs_are_measured_where_they_were_kept(smoke):
@@ -139,6 +149,12 @@ def test_attacked_images_of_past_epochs_are_measured_where_they_were_kept(smoke)
     assert accuracy["perturbed"] != accuracy["stale"]
 
 
+def test_another_claim_is_all_that_is_evaluated_again(finished):
+    ledger = finished.path / "workflow" / "claims.yaml"
+    ledger.write_text(ledger.read_text().replace("below: 0.1", "below: 0.11", 1))
+    assert finished.planned() == CLAIMS
+
+
 def test_a_colour_redraws_only(finished):
     assert finished.planned(overlay="style: {colours: {benign: black}}") == dict.fromkeys(FIGURES, 1)
 
@@ -148,13 +164,15 @@ def test_a_new_seed_runs_only_that_seed(finished):
         "draw_subset": 3,
         "train": 13,
         "measure_collapse": 4,
-        "extract_kernels": 11,
-        "measure_kernels": 9,
+        "extract_kernels": 17,
+        "measure_kernels": 11,
         "train_stage2": 9,
         "visualise_eigenvectors": 1,
         "measure_transfer": 1,
         "measure_eigenattacks": 1,
+        "measure_eigenfeatures": 1,
         "measure_lazy_networks": 1,
+        **OTHER_CLAIMS,
         **{name: 1 for name in FIGURES if name not in FEATURES},
     }
 
@@ -177,7 +195,7 @@ def test_more_epochs_extend_a_finished_run(finished):
 
 def test_a_longer_second_stage_leaves_the_rest_alone(finished):
     plan = finished.planned(overlay="stage2: {benign_data: {epochs: 3}}")
-    assert set(plan) == {"train_stage2", "loo_fig2", "loo_eps8_fig2", "measure_transfer", "loo_transfer"}
+    assert set(plan) == {"train_stage2", "loo_fig2", "loo_eps8_fig2", "measure_transfer", "loo_transfer", *CLAIMS}
 
 
 def test_twice_the_radius_shares_what_does_not_depend_on_it(finished):
@@ -223,7 +241,10 @@ def test_a_figure_plans_only_its_ancestors(fresh):
     assert not {"extract_kernels", "draw_subset"} & set(checkout.planned("loo_fig2"))
     assert not {"extract_kernels", "train_stage2"} & set(checkout.planned("su"))
     assert not {"train", "extract_kernels"} & {*checkout.planned(*FEATURES), *checkout.planned("tsilivis_fig2")}
-    assert {job for paper in ("loo", "su", "tsilivis") for job in checkout.planned(paper)} == set(checkout.planned())
+    targets = ("loo", "su", "tsilivis", "three_lenses")
+    assert {job for target in targets for job in checkout.planned(target)} | set(OTHER_CLAIMS) == set(
+        checkout.planned()
+    )
 
 
 def test_closed_forms_need_no_second_environment(fresh):
@@ -334,7 +355,7 @@ def test_results_of_studies_do_not_mix(fresh):
 def test_the_plan_counts_the_jobs_of_a_dry_run_and_runs_none(fresh):
     checkout = fresh()
     page = checkout.snakemake("plan", "--cores", "1").stdout
-    dry = checkout.planned()
+    dry = checkout.planned(*FIGURES)
     rules, figures = page.split("figure, with all it needs")
     counted = {row[0]: int(row[1]) for row in re.findall(r"^(\w+) +(\d+) ", rules, re.MULTILINE)}
     figures_drawn = sum(dry.pop(name) for name in FIGURES)
