@@ -1,17 +1,20 @@
-"""Put small pictures of all figures into the README, each with its command and the measured time."""
+"""Put small pictures of all figures into the README, with commands and times, and all claims into docs/claims.md."""
 
 import _job
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from PIL import Image
 
-from robust_tangents import storage
+from robust_tangents import claims, storage
+from robust_tangents.configuration import PAPERS
 from robust_tangents.errors import InputError
 
-BEGIN, END = "<!-- gallery: made by make gallery -->\n", "<!-- end of gallery -->\n"
+BEGIN, END = "<!-- made by make gallery -->\n", "<!-- end -->\n"
 WIDTH = 560  # pixels
 COLOURS = 128
 COLUMNS = 3
@@ -35,14 +38,21 @@ def core_minutes(benchmarks: list[str]) -> str:
     return f"{seconds / 60:.1f} min"
 
 
-def main(options) -> None:
-    text = options.readme.read_text()
+def insert(page: Path, lines: Sequence[str]) -> None:
+    """Replace what lies between the marks of a page."""
+    text = page.read_text()
     if BEGIN not in text or END not in text:
-        raise InputError(f"{options.readme}: has no place for the gallery; give it {BEGIN.strip()} and {END.strip()}")
+        raise InputError(f"{page}: has no place for what is made here; give it {BEGIN.strip()} and {END.strip()}")
+    before, rest = text.split(BEGIN)
+    storage.write_text(page, before + BEGIN + "\n" + "\n".join(lines) + END + rest.split(END)[1])
+
+
+def figures(spec: dict[str, dict[str, Any]], folder: Path) -> list[str]:
+    """Tables of all figures, one for each paper."""
     collections: dict[str, list[str]] = {}
-    for name, figure in _job.progress(list(options.spec.items()), "figures"):
+    for name, figure in _job.progress(list(spec.items()), "figures"):
         image = Path("docs", "images", f"{name}.png")
-        shrink(Path(figure["picture"]), options.readme.parent / image)
+        shrink(Path(figure["picture"]), folder / image)
         cell = (
             f'<td valign="top"><a href="{image}"><img src="{image}" width="280" alt="{name}"></a><br>'
             f"<code>snakemake --cores all {name}</code><br><sub>{html.escape(figure['shows'])} "
@@ -55,12 +65,35 @@ def main(options) -> None:
         for start in range(0, len(cells), COLUMNS):
             lines += ["<tr>", *cells[start : start + COLUMNS], "</tr>"]
         lines += ["</table>", ""]
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    storage.write_text(options.readme, before + BEGIN + "\n" + "\n".join(lines) + END + after)
+    return lines
+
+
+def outcome(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Tables of all claims, one for each paper."""
+    counts = {verdict: sum(entry["verdict"] == verdict for entry in results) for verdict in claims.VERDICTS}
+    lines = [", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) + ".", ""]
+    for paper, title in PAPERS.items():
+        lines += [f"### {title}", "", "| verdict | claim | measured | must be | figure |", "|---|---|---|---|---|"]
+        for entry in (entry for entry in results if entry["paper"] == paper):
+            interval = (
+                "" if entry["low"] is None else f" ({claims.number(entry['low'])} to {claims.number(entry['high'])})"
+            )
+            row = f" *({entry['row']})*" if entry["row"] else ""
+            margin = f"> {entry['above']:g}" if "above" in entry else f"< {entry['below']:g}"
+            verdict = f"**{entry['verdict']}**" if entry["verdict"] == claims.NOT_SUPPORTED else entry["verdict"]
+            cells = (verdict, entry["claim"] + row, f"{claims.number(entry['mean'])}{interval}: {entry['reads']}")
+            lines.append(f"| {' | '.join(cells)} | {margin} | `{entry['figure']}` |")
+        lines.append("")
+    return lines
+
+
+def main(options) -> None:
+    insert(options.readme, figures(options.spec, options.readme.parent))
+    insert(options.readme.parent / "docs" / "claims.md", outcome(_job.read_json(options.claims)))
 
 
 if __name__ == "__main__":
     parser = _job.parser(__doc__)
     parser.add_argument("--readme", type=Path, required=True, help="page to put the gallery into, between its marks")
+    parser.add_argument("--claims", type=Path, required=True, help="claims.json of the study")
     _job.run(main, parser)

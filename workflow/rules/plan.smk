@@ -15,7 +15,8 @@ rule plan:
 rule gallery:
     """Small pictures of all figures for the README, with the measured time of each (make gallery)."""
     input:
-        figures(),
+        figures=figures(),
+        claims="<results>/claims/claims.json",
     log:
         "<logs>/gallery.log",
     localrule: True
@@ -26,4 +27,5 @@ rule gallery:
         script=local(root / "scripts" / "make_gallery.py"),
         readme=local(root / "README.md"),
     shell:
-        "python {params.script:q} --spec {params.spec:q} --readme {params.readme:q} --log {log:q}"
+        "python {params.script:q} --spec {params.spec:q} --readme {params.readme:q}"
+        " --claims {input.claims:q} --log {log:q}"
