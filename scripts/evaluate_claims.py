@@ -12,7 +12,7 @@ import jinja2
 import pandas as pd
 
 from robust_tangents import claims, storage
-from robust_tangents.configuration import PAPERS
+from robust_tangents.configuration import CITED, PAPERS
 from robust_tangents.figures import lenses_tables, loo_tables, su_tables, tsilivis_tables
 
 TABLES = loo_tables.TABLES | su_tables.TABLES | tsilivis_tables.TABLES | lenses_tables.TABLES
@@ -36,7 +36,8 @@ def made_with(paths: Iterable[str]) -> dict[str, list[str]]:
             devices.add(artefact.header["device"])
             versions |= set(artefact.header["versions"].items())
     return {
-        "devices": sorted(device for device in devices if ": " in device),
+        # "platform: kind", which is "cpu: cpu" on processors.
+        "devices": sorted(device.removeprefix("cpu: ") for device in devices if ": " in device),
         "versions": [f"{name} {version}" for name, version in sorted(versions)],
     }
 
@@ -65,6 +66,7 @@ def main(options) -> None:
     context = {
         "results": results,
         "papers": PAPERS,
+        "cited": CITED,
         "verdicts": claims.VERDICTS,
         "confidence": claims.CONFIDENCE,
         "repetitions": claims.REPETITIONS,

@@ -243,10 +243,7 @@ def strip(entry: Spec, width: int = 180, height: int = 26) -> str:
             f'<line x1="{x(entry["low"])}" y1="{middle}" x2="{x(entry["high"])}" y2="{middle}" '
             'stroke="#0173b2" stroke-width="3"/>'
         )
-    parts += [
-        f'<circle cx="{x(value)}" cy="{middle}" r="3" fill="#0173b2" fill-opacity="0.6"/>'
-        for value in entry["values"].values()
-    ]
+    parts += [f'<circle cx="{x(value)}" cy="{middle}" r="3" fill="#222"/>' for value in entry["values"].values()]
     parts.append(
         f'<circle cx="{x(entry["mean"])}" cy="{middle}" r="4.5" fill="white" stroke="#0173b2" stroke-width="2"/>'
     )

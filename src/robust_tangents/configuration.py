@@ -19,6 +19,8 @@ PAPERS = {
     "tsilivis": "What Can the NTK Tell Us About Adversarial Robustness? (Tsilivis & Kempe 2022)",
 }
 
+CITED = {"loo": "Loo et al. 2022", "su": "Su et al. 2023", "tsilivis": "Tsilivis & Kempe 2022"}
+
 TOGETHER = "The three papers together"
 
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}

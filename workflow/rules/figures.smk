@@ -38,7 +38,7 @@ for name in study.figures:
             svg=report(
                 f"<results>/figures/{name}.svg",
                 caption=f"../report/{kind}.rst",
-                category=PAPERS.get(paper, TOGETHER),
+                category=CITED.get(paper, TOGETHER),
                 labels={"figure": name},
             ),
         log:
