@@ -114,6 +114,7 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
     keep_memory()
     signal.signal(signal.SIGTERM, _terminate)
     name = Path(sys.argv[0]).stem
+    logging.raiseExceptions = False  # where a log cannot be written, neither can a result, which is said once
     try:
         if options.log:
             options.log.parent.mkdir(parents=True, exist_ok=True)

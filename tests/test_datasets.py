@@ -77,6 +77,14 @@ def as_archive(files: dict[str, bytes], folder: str) -> bytes:
     return buffer.getvalue()
 
 
+def with_member(archive: bytes, name: str, **attributes) -> bytes:
+    """An archive with one more member, of whose content nothing is there."""
+    entry = tarfile.TarInfo(name)
+    for attribute, value in attributes.items():
+        setattr(entry, attribute, value)
+    return gzip.compress(gzip.decompress(archive).rstrip(b"\0") + b"\0" * 512 + entry.tobuf() + b"\0" * 1024)
+
+
 def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
@@ -274,6 +282,28 @@ def test_folder_parent_and_archive_give_the_same(cifar10, cifar10_folder, tmp_pa
     assert (np.diff(folder.train_indices) > 0).all()
 
 
+def test_an_archive_is_read_without_writing_anything(cifar10, tmp_path, monkeypatch):
+    """Members that would lie elsewhere or be something else than a file have no effect."""
+    content = as_archive(cifar10, "../../cifar-10-batches-bin")
+    for name in ("/absolute", "../outside"):
+        content = with_member(content, name, type=tarfile.SYMTYPE, linkname="/etc/passwd")
+    archive = tmp_path / "folder" / "cifar-10-binary.tar.gz"
+    archive.parent.mkdir()
+    archive.write_bytes(content)
+    monkeypatch.setitem(DOWNLOADS, "cifar10", (Download(archive.name, md5(content), ()),))
+    assert len(datasets.load(spec("cifar10", archive), 0).test_labels) == len(cifar10["test_batch.bin"]) // 3073
+    assert sorted(tmp_path.rglob("*")) == [archive.parent, archive]
+
+
+def test_a_packed_file_is_unpacked_only_as_far_as_a_data_set_is_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "_LARGEST", 1 << 16)
+    files = idx_files()
+    folder = as_folder({f"{name}.gz": gzip.compress(content) for name, content in files.items()}, tmp_path / "mnist")
+    images = IDX_FILES[0]
+    (folder / f"{images}.gz").write_bytes(gzip.compress(files[images] + bytes(1 << 20)))
+    fails(f"has {1 << 16} bytes, its header asks for {len(files[images])}", spec("mnist", folder), 0)
+
+
 def test_an_altered_archive_is_refused(cifar10, tmp_path):
     archive = tmp_path / "cifar-10-binary.tar.gz"
     archive.write_bytes(as_archive(cifar10, "cifar-10-batches-bin"))
@@ -293,6 +323,10 @@ def test_unusable_archives_are_named(cifar10, tmp_path, monkeypatch):
         (incomplete, "holds no data_batch_2.bin"),
         (whole[: len(whole) // 2], "cannot be read as an archive"),
         (b"text", "cannot be read as an archive"),
+        (with_member(incomplete, "x/data_batch_2.bin", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "holds no data"),
+        (with_member(incomplete, "x/data_batch_2.bin", type=tarfile.LNKTYPE, linkname="absent"), "holds no data"),
+        (with_member(incomplete, "x/data_batch_2.bin", type=tarfile.CHRTYPE, devmajor=1, devminor=5), "holds no data"),
+        (with_member(incomplete, "x/data_batch_2.bin", size=1 << 29), "holds no data|cannot be read"),
     ):
         archive.write_bytes(content)
         monkeypatch.setitem(DOWNLOADS, "cifar10", (Download(archive.name, md5(content), ()),))

@@ -1,7 +1,9 @@
 """Artefacts come back as they were written, or not at all."""
 
 import errno
+import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -141,6 +143,88 @@ def test_foreign_files_are_refused(tmp_path):
             pass
 
 
+def test_files_that_reach_for_other_files_are_refused(path, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(8))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("outside", (1,), "f8", external=[(secret, 0, 8)])
+    with pytest.raises(InputError, match=r"file\.h5: takes outside from other files"), storage.read(path):
+        pass
+    with h5py.File(path, "a") as file:
+        del file["outside"]
+        layout = h5py.VirtualLayout((2,), "f8")
+        layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "a", (2,))
+        file.create_virtual_dataset("virtual", layout)
+    with pytest.raises(InputError, match=r"file\.h5: takes virtual from other files"), storage.read(path):
+        pass
+
+
+def test_links_to_other_files_are_not_followed(path, tmp_path):
+    other = tmp_path / "other.h5"
+    storage.write(other, kind="kind", data={"b": [1]}, spec={})
+    intact = everything(path)
+    with h5py.File(path, "a") as file:
+        file["link"] = h5py.ExternalLink(other, "b")
+    assert everything(path) == intact
+
+
+def test_objects_are_never_loaded(path):
+    """Neither numpy's nor HDF5's types of objects come to life; they are no artefact's."""
+    with h5py.File(path, "a") as file:
+        checksum = file.attrs["checksum"]
+        file.create_dataset("object", data=[b"one", b"three"], dtype=h5py.string_dtype())
+        file["object"].attrs["sha256"] = np.bytes_(b"0" * 64)
+        header = {name: json.loads(file.attrs[name]) for name in ("spec", "inputs", "versions", "precision")}
+        header |= {name: file.attrs[name].decode() for name in ("kind", "device")} | {"schema_version": 1}
+        contents = dict(_datasets(file))
+        file.attrs["checksum"] = np.bytes_(storage._contents_digest(header, contents))
+        assert file.attrs["checksum"] != checksum
+    with storage.read(path) as artefact, pytest.raises(InputError, match="is damaged"):
+        artefact["object"]
+
+
+def _datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
+    found: list[tuple[str, h5py.Dataset]] = []
+    file.visititems(lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def test_nothing_here_can_load_a_pickle():
+    """Not by name, in any line of what runs: the library, the scripts and the workflow."""
+    root = Path(storage.__file__).parents[2]
+    sources = [
+        *root.glob("src/**/*.py"),
+        *root.glob("scripts/*.py"),
+        *root.glob("workflow/**/*.smk"),
+        root / "Snakefile",
+    ]
+    assert len(sources) > 30
+    for source in sources:
+        assert not re.search(
+            r"pickle|marshal|shelve|joblib|np\.load|yaml\.(unsafe_|full_)?load|\beval\(|\bexec\(", source.read_text()
+        ), source
+
+
+def test_two_writers_of_one_file_leave_a_whole_one(path):
+    """As on a cluster, where a job may still run that was submitted before Snakemake was killed."""
+
+    class Meanwhile:
+        def __array__(self, *arguments, **keywords):
+            storage.write(path, kind="kind", data={"a": [1, 2]}, spec={})
+            return np.array([3])
+
+    with pytest.raises(InputError, match="cannot be written"):
+        storage.write(path, kind="kind", data={"a": np.zeros(1000), "b": Meanwhile()}, spec={})
+    assert everything(path)[1]["a"][1] == (2,)
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_what_a_killed_writer_left_is_cleared_away(path):
+    (path.parent / ".file.h5.0123.tmp").write_bytes(b"half")
+    storage.write(path, kind="kind", data={"a": [1, 2]}, spec={})
+    assert os.listdir(path.parent) == [path.name]
+
+
 def test_truncated_files_are_refused(path):
     content = path.read_bytes()
     for length in [*range(0, len(content), 61), len(content) - 1]:
@@ -226,7 +310,9 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(path, monkeypatch, ste
 def test_a_stop_while_writing_leaves_the_old_file_and_nothing_else(path, stop):
     class Stops:
         def __array__(self, *arguments, **keywords):
-            assert sorted(os.listdir(path.parent)) == [".file.h5.tmp", "file.h5"]
+            temporary, other = sorted(os.listdir(path.parent))
+            assert other == path.name
+            assert temporary.startswith(".file.h5.")
             raise stop
 
     before = path.read_bytes()

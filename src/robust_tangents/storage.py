@@ -12,9 +12,12 @@ Each data set carries its own ``sha256``. Opening a file checks the header and t
 set checks that data set, so that one checkpoint of a large file costs one checkpoint.
 """
 
+import glob
 import hashlib
 import json
 import os
+import re
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -87,9 +90,12 @@ def write(
     """
     path = Path(path)
     header = {"kind": kind, "schema_version": SCHEMA_VERSION, "spec": spec, "inputs": inputs or {}, **environment()}
-    temporary = path.with_name(f".{path.name}.tmp")
+    # A name of its own: on a cluster a job may still be running that a killed Snakemake had submitted before.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in path.parent.glob(f".{glob.escape(path.name)}.*tmp"):
+            left_over.unlink(missing_ok=True)
         with h5py.File(temporary, "w", libver=_LAYOUT) as file:
             datasets = {}
             for name, array in _flatten(data):
@@ -102,10 +108,8 @@ def write(
             file.attrs["schema_version"] = SCHEMA_VERSION
             file.attrs["checksum"] = np.bytes_(_contents_digest(json.loads(_canonical(header)), datasets))
         publish(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); check space and permissions"
-        ) from error
+    except (OSError, RuntimeError) as error:  # HDF5 raises the latter where the disk is full on closing
+        raise InputError(f"{path}: cannot be written ({_reason(error)}); check space and permissions") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -122,12 +126,17 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
         publish(temporary, path)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); check space and permissions"
-        ) from error
+        raise InputError(f"{path}: cannot be written ({_reason(error)}); check space and permissions") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system said, also where HDF5 wraps it in many lines of its own."""
+    text = " ".join(str(error).split())
+    said = re.search("error message = '([^']+)'", text)
+    return said.group(1) if said else getattr(error, "strerror", None) or text
 
 
 def publish(temporary: Path, path: Path) -> None:
@@ -172,6 +181,8 @@ class Artefact:
 
     def _add(self, name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
+            if item.is_virtual or item.external:
+                raise InputError(f"{self.path}: takes {name} from other files, which no artefact of this project does")
             self._datasets[name] = item
 
     @property
