@@ -3,6 +3,7 @@
 import copy
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -90,6 +91,17 @@ def _explain(error: Any, schema: Spec, subject: str) -> str:
     return f"{subject}: {path}: {message}" + (f"; {hint}" if hint else "")
 
 
+def _check_json(node: Any, subject: str, path: str = "the top level") -> None:
+    """YAML has keys and numbers that JSON, and so the schema, does not know."""
+    if isinstance(node, float) and not math.isfinite(node):
+        raise InputError(f"{subject}: {path}: {node} is not a number to compute with; write a finite one")
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        if isinstance(node, Mapping) and not isinstance(key, str):
+            raise InputError(f"{subject}: {path}: the key {key!r} is not text; put it in quotation marks")
+        _check_json(value, subject, str(key) if path == "the top level" else f"{path}.{key}")
+
+
 def validate(settings: Mapping[str, Any], schema_name: str = "config", subject: str = "configuration") -> Spec:
     """The settings with all defaults filled in.
 
@@ -101,6 +113,7 @@ def validate(settings: Mapping[str, Any], schema_name: str = "config", subject: 
     Raises:
         InputError: they do not follow the schema.
     """
+    _check_json(settings, subject)
     result = copy.deepcopy(dict(settings) if isinstance(settings, Mapping) else settings)
     schema = _schema(schema_name)
     validator = _with_defaults(schema)
