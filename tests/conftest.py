@@ -4,9 +4,11 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,8 +29,8 @@ class Checkout:
 
     path: Path
 
-    def snakemake(self, *arguments: str, check: bool = True, overlay: str = "") -> subprocess.CompletedProcess[str]:
-        """Run Snakemake on the smoke study; ``overlay`` is YAML on top of it."""
+    def start(self, *arguments: str, overlay: str = "") -> subprocess.Popen[str]:
+        """Start Snakemake on the smoke study, as a process group of its own; ``overlay`` is YAML on top of it."""
         configfiles = ["presets/smoke.yaml"]
         if overlay:
             (self.path / "overlay.yaml").write_text(overlay)
@@ -36,7 +38,32 @@ class Checkout:
         # A compilation cache beside the checkouts, so that each does not compile anew.
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(self.path.parent / "jax-cache")}
         command = [sys.executable, "-m", "snakemake", *arguments, "--configfile", *configfiles]
-        result = subprocess.run(command, cwd=self.path, env=environment, capture_output=True, text=True, timeout=600)
+        # Files, not pipes, which someone would have to keep empty.
+        stdout, stderr = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
+        process = subprocess.Popen(
+            command, cwd=self.path, env=environment, text=True, start_new_session=True, stdout=stdout, stderr=stderr
+        )
+        process.stdout, process.stderr = stdout, stderr
+        return process
+
+    def finish(self, process: subprocess.Popen[str], seconds: float = 600) -> subprocess.CompletedProcess[str]:
+        """Wait for a Snakemake that was started; without end in time, it is killed."""
+        try:
+            process.wait(seconds)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        texts = []
+        for file in (process.stdout, process.stderr):
+            assert file is not None
+            file.seek(0)
+            texts.append(file.read())
+            file.close()
+        return subprocess.CompletedProcess(process.args, process.returncode, *texts)
+
+    def snakemake(self, *arguments: str, check: bool = True, overlay: str = "") -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end."""
+        result = self.finish(self.start(*arguments, overlay=overlay))
         assert not check or result.returncode == 0, result.stdout + result.stderr
         return result
 
@@ -53,6 +80,19 @@ class Checkout:
     def append(self, file: str, text: str) -> None:
         with (self.path / file).open("a") as handle:
             handle.write(text)
+
+    def sabotage(self, script: str, output: str, deed: str) -> Path:
+        """Let the first job of an output do something before its work; the file returned then exists."""
+        mark = self.path / output.replace("/", "-")
+        path = self.path / "scripts" / script
+        path.write_text(
+            "import pathlib, sys, time\n"
+            f"mark = pathlib.Path({str(mark)!r})\n"
+            f"if {output!r} in sys.argv and not mark.exists():\n"
+            "    mark.touch()\n"
+            f"    {deed}\n" + path.read_text()
+        )
+        return mark
 
     @property
     def results(self) -> Path:
@@ -77,6 +117,14 @@ def with_environment(checkout: Checkout) -> Checkout:
     """With the environment of neural-tangents, which is made once for all checkouts."""
     (checkout.path / ".neural-tangents").symlink_to(ROOT / ".neural-tangents")
     return checkout
+
+
+def wait_for(path: Path, text: str = "", seconds: float = 60) -> None:
+    """Wait until a file exists and holds some text."""
+    deadline = time.monotonic() + seconds
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, f"{path} did not come to hold {text!r}"
+        time.sleep(0.01)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,32 +3,13 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from conftest import Checkout
+from conftest import wait_for
 
 FIRST = "results/smoke/runs/adversarial/epochs-0-2/seeds0-1.h5"
 LAST = "results/smoke/runs/adversarial/epochs-2-4/seeds0-1.h5"
-
-
-def start(checkout: Checkout, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--configfile", "presets/smoke.yaml"]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(checkout.path.parent / "jax-cache")}
-    return subprocess.Popen(
-        command, cwd=checkout.path, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def wait_for(path: Path, text: str = "", seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not (path.exists() and text in path.read_text()):
-        assert time.monotonic() < deadline, f"{path} did not come to hold {text!r}"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -38,13 +19,13 @@ def test_an_interrupted_chain_ends_with_the_same_bytes(finished, number, moment)
     (finished.path / LAST).unlink()
     log = finished.results / "logs/runs/adversarial/epochs-2-4/seeds0-1.log"
     log.unlink()
-    process = start(finished, LAST)
+    process = finished.start("--cores", "1", LAST)
     if moment == "at random":
         time.sleep(random.Random(number).uniform(0.5, 4))
     else:
         wait_for(log, "1 of 2" if moment == "at a first epoch" else "2 of 2")
     os.killpg(process.pid, number)
-    process.wait()
+    finished.finish(process)
 
     # The documented way on after a kill: remove the lock, if one is left, and call again.
     finished.snakemake("--unlock")
@@ -57,8 +38,8 @@ def test_an_interrupted_chain_ends_with_the_same_bytes(finished, number, moment)
 
 def test_a_job_that_is_told_to_stop_leaves_nothing_half_written(finished):
     (finished.path / LAST).unlink()
-    process = start(finished, LAST)
+    process = finished.start("--cores", "1", LAST)
     wait_for(finished.results / "logs/runs/adversarial/epochs-2-4/seeds0-1.log", "1 of 2")
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait()
+    finished.finish(process)
     assert [path for path in finished.results.rglob(".*") if path.is_file()] == []
