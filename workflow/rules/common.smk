@@ -1,8 +1,8 @@
 # What the rules share: the study, where its files are, and what code a job depends on. No rules here.
 import json
 import os
-import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 root = Path(workflow.basedir)
@@ -29,13 +29,17 @@ front_page = Path(results, "claims", "front.rst").resolve()
 if not front_page.exists():
     front_page = root / "workflow" / "report" / "front.rst"
 
+# On a cluster, figures take less time than their place in the queue.
+workflow.localrules(*study.figures)
+
 # Jobs run the Python that runs Snakemake (unless --sdm puts a conda environment in front of it).
 os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])}
 
 # On one machine, one JAX process holds the accelerator at a time, unless --resources gpu=N says otherwise.
 if workflow.global_resources["_nodes"].value is None:
     workflow.global_resources.setdefault("gpu", 1)
-gpus = 1 if shutil.which("nvidia-smi") else 0
+# The installed JAX decides who asks for one: it is the same on all nodes of a cluster, whose login node may have none.
+gpus = 1 if find_spec("jax_plugins") else 0
 # One thread each: many jobs side by side use a CPU better than one job on many cores, and the number of threads may
 # show in the last digits of results, so it must not follow --cores. An accelerator's job compiles with more.
 jax_threads = 4 if gpus else 1

@@ -8,6 +8,7 @@ rule prepare_data:
         "<logs>/data/{data}.log",
     benchmark:
         "<benchmarks>/data/{data}.tsv"
+    localrule: True  # downloads, which nodes of a cluster often cannot
     conda:
         "../../envs/main.yaml"
     resources:
@@ -30,6 +31,7 @@ rule draw_subset:
         "<logs>/data/{data}/{kernel}/{seeds}.log",
     benchmark:
         "<benchmarks>/data/{data}/{kernel}/{seeds}.tsv"
+    localrule: True
     conda:
         "../../envs/main.yaml"
     resources:

@@ -1,0 +1,180 @@
+"""The smoke study through a real Slurm: one node, started here and stopped at the end."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Checkout, copy_of, wait_for
+
+pytestmark = pytest.mark.slow
+
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
+PROFILE = ROOT / "workflow" / "profiles" / "slurm"
+# A cluster without accounting, where states are asked of squeue, and soon.
+HERE = (
+    "--profile", str(PROFILE), "--slurm-no-account", "--slurm-status-command", "squeue",
+    "--slurm-init-seconds-before-status-checks", "3", "--jobs", "8", "--latency-wait", "10",
+)  # fmt: skip
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+MpiDefault=none
+ReturnToService=2
+MinJobAge=3600
+KillWait=2
+SchedulerParameters=sched_interval=2,batch_sched_delay=1
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} Gres=gpu:1
+PartitionName=main Nodes=ALL Default=YES State=UP
+"""
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+def memory_mb() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cluster of this machine alone; everything of it lies in one temporary folder."""
+    path = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
+    if missing := [name for name in PROGRAMS if not shutil.which(name, path=path)]:
+        pytest.skip(
+            f"no Slurm here ({', '.join(missing)} missing): apt-get install slurmctld slurmd slurm-client munge"
+        )
+    folder = tmp_path_factory.mktemp("slurm")
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    settings = CONFIGURATION.format(
+        host=socket.gethostname().split(".")[0], ports=free_ports(2), user=user, folder=folder,
+        # Jobs of two cores and 4 GB each should fit also on a small machine, where they take turns anyway.
+        cores=os.cpu_count(), memory=memory_mb(),
+    )  # fmt: skip
+    (folder / "slurm.conf").write_text(settings)
+    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")  # a stand-in, which only counts
+    commands = {
+        "munged": ["--foreground", "--force", *(f"--{name}={folder}/munge.{end}" for name, end in
+                   {"key-file": "key", "socket": "socket", "pid-file": "pid", "seed-file": "seed"}.items())],
+        "slurmctld": ["-D"],
+        "slurmd": ["-D"],
+    }  # fmt: skip
+    # The plugin takes the variables of Slurm from the environment of srun, which elsewhere knows its cluster without.
+    (folder / "bin").mkdir()
+    srun = folder / "bin" / "srun"
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun", path=path)} "$@"\n')
+    srun.chmod(0o755)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PATH", f"{folder}/bin{os.pathsep}{path}")
+    patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+    running = []
+    try:
+        for name, arguments in commands.items():
+            with (folder / f"{name}.out").open("w") as out:
+                running.append(subprocess.Popen([name, *arguments], stdout=out, stderr=out, stdin=subprocess.DEVNULL))
+            wait_for_daemon(folder, name)
+        yield
+    finally:
+        subprocess.run(["scancel", "--user", user], check=False)
+        for process in reversed(running):
+            process.terminate()
+        for process in reversed(running):
+            process.wait(timeout=30)
+        patch.undo()
+
+
+def wait_for_daemon(folder: Path, name: str) -> None:
+    """Until a daemon answers; slurmd does once its node is ready for jobs."""
+    ready = {
+        "munged": lambda: (folder / "munge.socket").exists(),
+        "slurmctld": lambda: subprocess.run(["scontrol", "ping"], capture_output=True).returncode == 0,
+        "slurmd": lambda: "idle" in subprocess.run(["sinfo", "-h"], capture_output=True, text=True).stdout,
+    }[name]
+    deadline = time.monotonic() + 30
+    while not ready():
+        assert time.monotonic() < deadline, (folder / f"{name}.out").read_text()
+        time.sleep(0.2)
+
+
+def jobs() -> list[dict[str, str]]:
+    """What Slurm knows of all jobs, in the order of their submission."""
+    shown = subprocess.run(["scontrol", "show", "job", "-o", "--details"], capture_output=True, text=True, check=True)
+    rows = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in shown.stdout.splitlines() if "JobId=" in line]
+    return sorted(rows, key=lambda row: int(row["JobId"]))
+
+
+def minutes(row: dict[str, str]) -> int:
+    hours, rest, _ = row["TimeLimit"].split(":")
+    return 60 * int(hours) + int(rest)
+
+
+def of(rows: list[dict[str, str]], text: str) -> list[dict[str, str]]:
+    return [row for row in rows if text in row["Comment"]]
+
+
+def compare(checkout: Checkout, reference: Checkout) -> None:
+    """The same results, byte for byte."""
+    results = [path for path in reference.results.rglob("*") if path.suffix in (".h5", ".csv", ".png", ".svg", ".pdf")]
+    assert results
+    for path in results:
+        assert (checkout.results / path.relative_to(reference.results)).read_bytes() == path.read_bytes(), path
+
+
+TIMED_OUT = "results/smoke/runs/adversarial/epochs-2-4/seeds0-1.h5"
+CANCELLED = "results/smoke/runs/benign/epochs-2-4/seeds0-1.h5"
+KERNELS = "results/smoke/kernel_measures/classes/benign/seeds0-1.h5"
+
+
+def test_jobs_that_are_stopped_go_on_from_their_last_segment(slurm, tmp_path):
+    """Two runs and the kernels of one, of which one job exceeds its time limit and one is cancelled."""
+    targets = (TIMED_OUT, KERNELS)
+    reference, cluster = (copy_of(ROOT, tmp_path / name) for name in ("local", "cluster"))
+    reference.snakemake(*targets, "--cores", "2")
+    cluster.sabotage("train.py", TIMED_OUT, "time.sleep(1000)")
+    hangs = cluster.sabotage("train.py", CANCELLED, "time.sleep(1000)")
+    before = len(jobs())
+    run = cluster.start(*targets, *HERE, "--set-resources", "train:runtime=2*attempt", "train:mem_mb=1000*attempt")
+    wait_for(hangs, seconds=300)
+    [victim] = [row for row in of(jobs(), "benign_epochs-2-4") if row["JobState"] == "RUNNING"]
+    subprocess.run(["scancel", victim["JobId"]], check=True)
+    result = cluster.finish(run, 900)
+    assert result.returncode == 0, result.stderr
+    compare(cluster, reference)
+
+    rows = jobs()[before:]
+    states: dict[str, list[tuple[str, int, str]]] = {row["Comment"]: [] for row in rows}
+    for row in rows:
+        states[row["Comment"]].append((row["JobState"], minutes(row), row["MinMemoryNode"]))
+    print(states)
