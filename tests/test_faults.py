@@ -27,7 +27,7 @@ OUTPUTS = {
     "train": "runs/adversarial/epochs-2-4/seeds0-1.h5",
     "extract_kernels": "kernels/classes/adversarial/epochs-2-4/seeds0-1.h5",
     "measure_kernels": "kernel_measures/classes/adversarial/seeds0-1.h5",
-    "train_stage2": "stage2/benign_data/adversarial/seeds0-1/part1.h5",
+    "train_stage2": "stage2/benign_data/adversarial/seeds0-1/part0.h5",
     "measure_transfer": "transfer/seeds0-1.h5",
     "visualise_eigenvectors": "eigenvectors/seeds0-1.h5",
     "measure_eigenattacks": "eigenattacks/seeds0-1.h5",
