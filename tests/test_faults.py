@@ -35,9 +35,12 @@ OUTPUTS = {
     "measure_lazy_networks": "lazy_networks/seeds0-1.h5",
     "extract_infinite_kernels_by_neural_tangents": "infinite_kernels/pair/part0.h5",
     "measure_features_by_neural_tangents": "features/pair/part0.h5",
+    "measure_eigenfeatures": "eigenfeatures/seeds0-1.h5",
+    "evaluate_claims": "claims/claims.json",
     "loo_fig1": "figures/loo_fig1.png",
     "su_layers": "figures/su_layers.png",
     "tsilivis_fig3": "figures/tsilivis_fig3.png",
+    "three_lenses": "figures/three_lenses.png",
 }
 FIRST, LAST = (f"results/smoke/runs/adversarial/epochs-{epochs}/seeds0-1.h5" for epochs in ("0-2", "2-4"))
 
