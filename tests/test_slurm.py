@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Checkout, copy_of, wait_for
+from conftest import ROOT, Checkout, copy_of, wait_for, with_environment
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +144,19 @@ def of(rows: list[dict[str, str]], text: str) -> list[dict[str, str]]:
     return [row for row in rows if text in row["Comment"]]
 
 
+def requests(log: str) -> list[tuple[str, int, int]]:
+    """Name in Slurm, minutes and megabytes of every job that Snakemake says it submits."""
+    found = re.findall(
+        r"^rule (\w+):\n(?:    .*\n)*?    wildcards: (.*)\n(?:    .*\n)*?    resources: (.*)$", log, re.MULTILINE
+    )
+    rows = []
+    for rule, wildcards, resources in found:
+        values = "_".join(word.split("=")[1] for word in wildcards.split(", ")).replace("/", "_")
+        numbers = dict(word.split("=") for word in resources.split(", "))
+        rows.append((f"rule_{rule}_wildcards_{values}", int(numbers["runtime"]), int(numbers["mem_mb"])))
+    return rows
+
+
 def compare(checkout: Checkout, reference: Checkout) -> None:
     """The same results, byte for byte."""
     results = [path for path in reference.results.rglob("*") if path.suffix in (".h5", ".csv", ".png", ".svg", ".pdf")]
@@ -154,6 +167,7 @@ def compare(checkout: Checkout, reference: Checkout) -> None:
 
 TIMED_OUT = "results/smoke/runs/adversarial/epochs-2-4/seeds0-1.h5"
 CANCELLED = "results/smoke/runs/benign/epochs-2-4/seeds0-1.h5"
+FIRST = "results/smoke/runs/benign/epochs-0-2/seeds0-1.h5"
 KERNELS = "results/smoke/kernel_measures/classes/benign/seeds0-1.h5"
 
 
@@ -174,7 +188,50 @@ def test_jobs_that_are_stopped_go_on_from_their_last_segment(slurm, tmp_path):
     compare(cluster, reference)
 
     rows = jobs()[before:]
-    states: dict[str, list[tuple[str, int, str]]] = {row["Comment"]: [] for row in rows}
+    asked = [(row["Comment"], minutes(row), int(row["MinMemoryNode"].removesuffix("M"))) for row in rows]
+    assert sorted(asked) == sorted(requests(result.stderr))
+    states: dict[str, list[str]] = {row["Comment"]: [] for row in rows}
     for row in rows:
-        states[row["Comment"]].append((row["JobState"], minutes(row), row["MinMemoryNode"]))
-    print(states)
+        states[row["Comment"]].append(row["JobState"])
+    once, train = ["COMPLETED"], "rule_train_wildcards_{}_epochs-{}_seeds0-1"
+    assert states == {
+        train.format("adversarial", "0-2"): once,
+        train.format("adversarial", "2-4"): ["TIMEOUT", *once],
+        train.format("benign", "0-2"): once,
+        train.format("benign", "2-4"): ["CANCELLED", *once],
+        **{
+            f"rule_extract_kernels_wildcards_classes_benign_epochs-{epochs}_seeds0-1": once for epochs in ("0-2", "2-4")
+        },
+        "rule_measure_kernels_wildcards_classes_benign_seeds0-1": once,
+    }
+    # More of both at the second attempt.
+    tries = [(time, memory) for rule, time, memory in asked if rule == train.format("adversarial", "2-4")]
+    assert tries == [(2, 1000), (4, 2000)]
+
+
+def test_jobs_for_accelerators_get_one(slurm, tmp_path, monkeypatch):
+    """With a JAX for accelerators; the cluster's only one is a stand-in, and so is the plugin."""
+    (tmp_path / "plugins" / "jax_plugins").mkdir(parents=True)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "plugins"))
+    cluster = copy_of(ROOT, tmp_path / "cluster")
+    before = len(jobs())
+    cluster.snakemake(FIRST, *HERE, "--set-threads", "train=1")
+    # As on a site that wants --gres.
+    profile = tmp_path / "profile" / "profile.yaml"
+    profile.parent.mkdir()
+    block = "set-resources:\n  train:\n    gpu: 0\n    gres: \"'gpu:1'\"\n"
+    profile.write_text((PROFILE / "profile.yaml").read_text() + block)
+    (cluster.path / FIRST).unlink()
+    cluster.snakemake(FIRST, "--profile", str(profile.parent), *HERE[2:], "--set-threads", "train=1")
+    by_gpus, by_gres = jobs()[before:]
+    assert "gres:gpu:1" in by_gpus["TresPerJob"]
+    assert "gres:gpu:1" in by_gres["TresPerNode"]
+
+
+@pytest.mark.skipif(not os.environ.get("WHOLE"), reason="takes ten minutes; make test-slurm WHOLE=1")
+def test_the_smoke_study_through_slurm(slurm, smoke):
+    cluster = with_environment(copy_of(ROOT, smoke.path.parent / "cluster"))
+    result = cluster.finish(cluster.start(*HERE), 7200)
+    assert result.returncode == 0, result.stderr
+    compare(cluster, smoke)
+    assert cluster.planned() == {}
