@@ -292,6 +292,18 @@ def test_any_number_of_cores_gives_identical_artefacts(smoke, fresh):
     assert digests(alone.results, "*.h5")
 
 
+def test_folders_may_have_any_name(smoke):
+    """The repository's and the working one, with spaces, quotes and what a shell would expand."""
+    code = copy_of(ROOT, smoke.path.parent / 'it\'s a "study" of $HOME')
+    work = copy_of(ROOT, smoke.path.parent / "work; echo `it` & 'more'", only=("config.yaml", "presets"))
+    targets = [f"results/smoke/{name}/classes/benign/seeds0-1.h5" for name in ("kernel_measures",)]
+    work.snakemake(
+        *targets, "results/smoke/figures/loo_fig1.png", "--cores", "2", "--snakefile", f"{code.path}/Snakefile"
+    )
+    for path in (*targets, "results/smoke/figures/loo_fig1.csv"):
+        assert (work.path / path).read_bytes() == (smoke.path / path).read_bytes()
+
+
 def test_seeds_taken_apart_give_the_same_numbers(smoke, fresh):
     apart = fresh()
     apart.snakemake("--cores", "2", "results/smoke/figures/loo_fig1.csv", overlay="seeds: [0, 1]")

@@ -14,6 +14,6 @@ rule neural_tangents:
         " .neural-tangents/bin/python -m pip install --disable-pip-version-check --no-deps --require-hashes"
         " -r {input.lock:q}) > {log:q} 2>&1 ||"
         " {{ echo 'neural_tangents: its environment cannot be built here ({log} says why). It needs a package index with"
-        " the files of {input.lock}; elsewhere built, .neural-tangents can be copied to the same path. Without it there"
+        " the files of envs/neural-tangents.txt; elsewhere built, .neural-tangents can be copied to the same path. Without it there"
         " are no convolutional and Myrtle kernels; give features only fc architectures, or leave their figures out.'"
         " >&2; exit 1; }}; cp {input.lock:q} {output.ready:q}"
