@@ -6,13 +6,42 @@ JAX ?= $(firstword $(patsubst $(VENV)/ready-%,%,$(wildcard $(VENV)/ready-*)) mai
 READY := $(VENV)/ready-$(JAX)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: figures test lint docs gallery benchmarks compare environment lock clean
+.PHONY: figures test test-slurm test-faults test-load test-environments test-newest lint docs gallery benchmarks \
+        compare environment lock clean
 
 figures: environment
 	snakemake --cores all --rerun-incomplete
 
 test: environment
 	pytest -n 2 --dist loadgroup
+
+# A Slurm of one node, started for the test and stopped after it. Its Debian packages are installed where that is
+# possible; elsewhere the test is skipped and says so. WHOLE=1 takes the whole smoke study through it.
+test-slurm: environment
+	@PATH="$(PATH):/usr/sbin"; command -v slurmctld >/dev/null && command -v munged >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends \
+	    slurmctld slurmd slurm-client munge >/dev/null; } || echo "make: the packages of Slurm cannot be installed here"
+	pytest -m slow tests/test_slurm.py
+
+# Kills, full disks, damaged files; half an hour on two cores. As the superuser, or the tests of disks are skipped.
+test-faults: environment
+	pytest -m slow tests/test_faults.py
+
+# Large studies: planning, and a thousand jobs through the scheduler.
+test-load: environment
+	pytest -m slow -s tests/test_load.py
+
+# Both environments from their locks in a fresh place.
+test-environments: environment
+	pytest -m slow tests/test_environments.py
+
+# The library on the newest releases that the package index offers for a Python, make test-newest PYTHON=python3.13;
+# to be run every week.
+test-newest:
+	$(PYTHON) -m venv --clear .newest
+	.newest/bin/python -m pip install --quiet --disable-pip-version-check -r envs/main.in
+	.newest/bin/python -m pip list | grep -i -E "^(jax|flax|numpy|snakemake) "
+	PATH="$(CURDIR)/.newest/bin:$$PATH" pytest -n 2 --dist loadgroup -m "not slow and not xdist_group"
 
 lint: environment
 	ruff check .
@@ -61,4 +90,4 @@ lock:
 	envs/lock.sh
 
 clean:
-	rm -rf $(VENV) .neural-tangents .benchmarks .jax-cache
+	rm -rf $(VENV) .neural-tangents .benchmarks .newest .jax-cache

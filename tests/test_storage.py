@@ -201,7 +201,7 @@ def test_nothing_here_can_load_a_pickle():
     assert len(sources) > 30
     for source in sources:
         assert not re.search(
-            r"pickle|marshal|shelve|joblib|np\.load|yaml\.(unsafe_|full_)?load|\beval\(|\bexec\(", source.read_text()
+            r"pickle|marshal|shelve|joblib|np\.load|yaml\.(unsafe_|full_)?load|(?<!\.)\b(eval|exec)\(", source.read_text()
         ), source
 
 
