@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from test_bad_input import said
 
 from robust_tangents.configuration import Study
 from robust_tangents.errors import InputError
@@ -112,12 +113,13 @@ def plan(study: Study) -> None:
                         for part, _ in enumerate(study.spawn_parts(row["stage2"])):
                             assert study.stage2_segments(row["stage2"], run, part)
                             specs.append(study.stage2_spec(row["stage2"], run, seeds, part))
-                if "features" in row:
+                if isinstance(row.get("features"), str):
                     for part, _ in enumerate(study.feature_parts(row["features"])):
                         specs += [study.features_spec(row["features"], part)]
             own = {
                 "loo_eigenvectors": study.eigenvectors_spec,
                 "loo_transfer": study.transfer_spec,
+                "three_lenses": study.eigenfeatures_spec,
                 "tsilivis_eigenattacks": study.eigenattacks_spec,
                 "tsilivis_fig2": study.lazy_networks_spec,
             }
@@ -142,7 +144,7 @@ def refusal(configuration: dict[str, Any]) -> str | None:
 
 
 accepted: list[dict[str, Any]] = []
-refused: list[str] = []
+refused: list[dict[str, Any]] = []
 
 
 @settings(
@@ -152,19 +154,29 @@ refused: list[str] = []
 @given(mutations)
 def check(changes):
     configuration = mutated(changes)
-    line = refusal(configuration)
-    if line:
-        refused.append(line)
+    if refusal(configuration):
+        refused.append(configuration)
     else:
         accepted.append(configuration)
 
 
-def test_a_mutated_configuration_plans_or_is_refused_in_one_line():
+def test_a_mutated_configuration_plans_or_is_refused_in_one_line(fresh):
     assert refusal(copy.deepcopy(SMOKE)) is None
     check()
     assert len(refused) > 100
     assert len(accepted) > 10
     assert len(refused) + len(accepted) >= 200
+    # Snakemake itself, on some of them.
+    checkout = fresh()
+    for configuration in accepted[:: len(accepted) // 3]:
+        for name in ("config.yaml", "presets/smoke.yaml"):
+            (checkout.path / name).write_text(json.dumps(configuration))
+        assert "Job stats" in checkout.snakemake("--dry-run").stdout
+    for configuration in refused[:: len(refused) // 3]:
+        for name in ("config.yaml", "presets/smoke.yaml"):
+            (checkout.path / name).write_text(json.dumps(configuration))
+        said(checkout.snakemake("--cores", "1", check=False), "configuration: ")
+    assert not (checkout.path / "results").exists()
 
 
 @pytest.mark.parametrize("text", ["- 1", "text", "a: [", "a: {b: 1", "!!python/object/apply:os.system ['touch owned']"])
