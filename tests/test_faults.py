@@ -19,7 +19,6 @@ from robust_tangents.errors import InputError
 
 pytestmark = pytest.mark.slow
 
-KILLS = 52
 # One output of every kind of rule, and what jobs of it are logged as.
 OUTPUTS = {
     "prepare_data": "data/digits.h5",
@@ -52,7 +51,7 @@ def log_of(checkout: Checkout, output: str) -> Path:
 def seconds_of(checkout: Checkout, output: str) -> float:
     """How long the job of an output took before; figures have no benchmark."""
     benchmark = (checkout.results / "benchmarks" / output).with_suffix(".tsv")
-    return float(benchmark.read_text().split("\n")[1].split("\t")[0]) if benchmark.exists() else 5.0
+    return float(benchmark.read_text().split("\n")[1].split("\t")[0]) if benchmark.exists() else 2.0
 
 
 def results_of(checkout: Checkout) -> dict[str, str]:
@@ -73,12 +72,6 @@ def kill(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def go_on(checkout: Checkout, *targets: str) -> None:
-    """The documented way on after a kill: remove the lock, and call again."""
-    checkout.snakemake("--unlock")
-    checkout.snakemake(*targets, "--cores", "2", "--rerun-incomplete")
-
-
 def test_a_study_killed_at_random_moments_ends_with_the_same_bytes(finished):
     """At least 50 kills over all kinds of rules: of everything, of Snakemake alone, or of its jobs alone.
 
@@ -88,7 +81,7 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bytes(finished):
     with_environment(finished)
     wanted = results_of(finished)
     draw = random.Random(0)
-    rules = [rule for _ in range(-(-KILLS // len(OUTPUTS))) for rule in draw.sample(list(OUTPUTS), len(OUTPUTS))]
+    rules = [rule for _ in range(3) for rule in draw.sample(list(OUTPUTS), len(OUTPUTS))]
     seconds = {rule: seconds_of(finished, output) for rule, output in OUTPUTS.items()}
     kills: list[tuple[str, str]] = []
     groups: list[int] = []
@@ -106,7 +99,10 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bytes(finished):
                 time.sleep(0.02)
             with suppress(subprocess.TimeoutExpired):
                 run.wait(draw.uniform(0, seconds[rule]))
-            if run.poll() is None:
+            if run.poll() is not None:
+                rules.append(rule)  # too late: once more
+                assert len(rules) < 6 * len(OUTPUTS)
+            else:
                 kills.append((rule, victim))
                 if victim == "jobs":
                     kill(jobs_of(run.pid))  # Snakemake sees them fail
@@ -117,7 +113,8 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_bytes(finished):
             finished.finish(run)
             for path, digest in results_of(finished).items():
                 assert not path.endswith(".h5") or digest == wanted[path], (path, kills[-1])
-            finished.snakemake("--unlock")
+            if list((finished.path / ".snakemake" / "locks").iterdir()):
+                finished.snakemake("--unlock")  # the documented way on
         assert len(kills) >= 50
         assert {rule for rule, _ in kills} == set(OUTPUTS)
         for group in groups:
