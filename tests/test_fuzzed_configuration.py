@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, copy_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from test_bad_input import said
@@ -160,14 +160,14 @@ def check(changes):
         accepted.append(configuration)
 
 
-def test_a_mutated_configuration_plans_or_is_refused_in_one_line(fresh):
+def test_a_mutated_configuration_plans_or_is_refused_in_one_line(tmp_path):
     assert refusal(copy.deepcopy(SMOKE)) is None
     check()
     assert len(refused) > 100
     assert len(accepted) > 10
     assert len(refused) + len(accepted) >= 200
     # Snakemake itself, on some of them.
-    checkout = fresh()
+    checkout = copy_of(ROOT, tmp_path / "study")
     for configuration in accepted[:: len(accepted) // 3]:
         for name in ("config.yaml", "presets/smoke.yaml"):
             (checkout.path / name).write_text(json.dumps(configuration))
@@ -180,8 +180,8 @@ def test_a_mutated_configuration_plans_or_is_refused_in_one_line(fresh):
 
 
 @pytest.mark.parametrize("text", ["- 1", "text", "a: [", "a: {b: 1", "!!python/object/apply:os.system ['touch owned']"])
-def test_a_file_that_is_no_configuration_starts_nothing(fresh, text):
-    checkout = fresh()
+def test_a_file_that_is_no_configuration_starts_nothing(tmp_path, text):
+    checkout = copy_of(ROOT, tmp_path / "study")
     result = checkout.snakemake("--dry-run", check=False, overlay=text)
     assert result.returncode != 0
     assert "Traceback" not in result.stdout + result.stderr, result.stderr
