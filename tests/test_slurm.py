@@ -60,7 +60,8 @@ def free_ports(number: int) -> list[int]:
 
 
 def memory_mb() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    """A little less than there is: a node that has less than it is said to have takes no jobs."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 95 // 100 // 2**20
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,11 @@ def minutes(row: dict[str, str]) -> int:
     return 60 * int(hours) + int(rest)
 
 
+def megabytes(row: dict[str, str]) -> int:
+    number, unit = row["MinMemoryNode"][:-1], row["MinMemoryNode"][-1]
+    return int(float(number) * {"M": 1, "G": 1024}[unit])
+
+
 def of(rows: list[dict[str, str]], text: str) -> list[dict[str, str]]:
     return [row for row in rows if text in row["Comment"]]
 
@@ -188,7 +194,7 @@ def test_jobs_that_are_stopped_go_on_from_their_last_segment(slurm, tmp_path):
     compare(cluster, reference)
 
     rows = jobs()[before:]
-    asked = [(row["Comment"], minutes(row), int(row["MinMemoryNode"].removesuffix("M"))) for row in rows]
+    asked = [(row["Comment"], minutes(row), megabytes(row)) for row in rows]
     assert sorted(asked) == sorted(requests(result.stderr))
     states: dict[str, list[str]] = {row["Comment"]: [] for row in rows}
     for row in rows:
@@ -199,9 +205,8 @@ def test_jobs_that_are_stopped_go_on_from_their_last_segment(slurm, tmp_path):
         train.format("adversarial", "2-4"): ["TIMEOUT", *once],
         train.format("benign", "0-2"): once,
         train.format("benign", "2-4"): ["CANCELLED", *once],
-        **{
-            f"rule_extract_kernels_wildcards_classes_benign_epochs-{epochs}_seeds0-1": once for epochs in ("0-2", "2-4")
-        },
+        "rule_extract_kernels_wildcards_classes_benign_epochs-0-2_seeds0-1": once,
+        "rule_extract_kernels_wildcards_classes_benign_epochs-2-4_seeds0-1": once,
         "rule_measure_kernels_wildcards_classes_benign_seeds0-1": once,
     }
     # More of both at the second attempt.
