@@ -30,9 +30,9 @@ def shrink(picture: Path, target: Path) -> None:
 
 
 def core_minutes(benchmarks: list[str]) -> str:
-    """Time that the jobs behind a figure took together, as Snakemake noted it."""
+    """Processor time that the jobs behind a figure took together, as Snakemake noted it."""
     try:
-        seconds = sum(float(pd.read_csv(path, sep="\t")["s"].mean()) for path in benchmarks)
+        seconds = sum(float(pd.read_csv(path, sep="\t")["cpu_time"].mean()) for path in benchmarks)
     except OSError as error:
         raise InputError(f"{error.filename}: no such file; run the whole study first") from None
     return f"{seconds / 60:.1f} min"
@@ -56,7 +56,7 @@ def figures(spec: dict[str, dict[str, Any]], folder: Path) -> list[str]:
         cell = (
             f'<td valign="top"><a href="{image}"><img src="{image}" width="280" alt="{name}"></a><br>'
             f"<code>snakemake --cores all {name}</code><br><sub>{html.escape(figure['shows'])} "
-            f"{core_minutes(figure['benchmarks'])} of one core.</sub></td>"
+            f"{core_minutes(figure['benchmarks'])} of processor time.</sub></td>"
         )
         collections.setdefault(figure["collection"], []).append(cell)
     lines = []
