@@ -15,7 +15,8 @@ import json
 import logging
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -60,6 +61,7 @@ _threads.add_argument("--threads", type=int, help="CPU threads to keep to (defau
 if (_wanted := _threads.parse_known_args()[0].threads) is not None:
     _keep_to_threads(_wanted)
 
+from robust_tangents import storage
 from robust_tangents.errors import InputError
 from robust_tangents.memory import keep_memory
 
@@ -102,6 +104,16 @@ def add_networks(arguments: argparse.ArgumentParser) -> None:
         metavar=("LABEL", "EPOCH", "SEGMENT", "KERNELS"),
         help="a network: its name in the figure, its epoch, and the artefacts that hold its checkpoint and kernels",
     )
+
+
+def open_networks(
+    networks: Iterable[Sequence[str]], files: ExitStack
+) -> list[tuple[str, float, storage.Artefact, storage.Artefact]]:
+    """Of every --network its name, epoch, and open artefacts with checkpoint and kernels; each file is opened once."""
+    networks = list(networks)
+    kinds = {path: kind for network in networks for path, kind in zip(network[2:], ("segment", "kernels"), strict=True)}
+    opened = {path: files.enter_context(storage.read(path, kind)) for path, kind in kinds.items()}
+    return [(label, float(epoch), opened[segment], opened[kernels]) for label, epoch, segment, kernels in networks]
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

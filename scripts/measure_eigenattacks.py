@@ -3,6 +3,7 @@
 import _job
 
 import operator
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -57,26 +58,25 @@ def main(options) -> None:
     spec, inputs = options.spec, dict[str, str]()
     result: dict[str, Any] = {}
     jax.config.update("jax_default_matmul_precision", "highest")
-    opened = {label: (float(epoch), *paths) for label, epoch, *paths in options.network}
-    with storage.read(options.data, "data") as data, storage.read(options.subset, "subset") as subset:
+    with ExitStack() as files:
+        data = files.enter_context(storage.read(options.data, "data"))
+        subset = files.enter_context(storage.read(options.subset, "subset"))
+        of_networks = _job.open_networks(options.network, files)
         inputs |= {"data": data.checksum, "subset": subset.checksum}
         classes = len(data["class_names"])
         network = models.build(spec["model"], classes, execution.choose(data["test/images"].shape[1:]))
         model = Expansion(network)
         for seed in _job.progress(spec["seeds"], "seeds"):
             states = {}
-            for label, (epoch, path, _) in opened.items():
-                with storage.read(path, "segment") as segment:
-                    states[label] = checkpoints.load(segment, seed, epoch)
-                    inputs[f"{label}/segment"] = segment.checksum
+            for label, epoch, segment, kernels in of_networks:
+                states[label] = checkpoints.load(segment, seed, epoch)
+                inputs |= {f"{label}/segment": segment.checksum, f"{label}/kernels": kernels.checksum}
             networks = Networks(network, states, data, spec, seed)
             result[f"seed{seed}"] = networks.baselines()
             points = as_float(jnp.asarray(subset[f"seed{seed}/images"]))
             targets = np.eye(classes)[subset[f"seed{seed}/labels"]]
-            for label, (epoch, _, path) in opened.items():
-                with storage.read(path, "kernels") as kernels:
-                    full = kernels[f"seed{seed}/{epoch:g}/full"]
-                    inputs[f"{label}/kernels"] = kernels.checksum
+            for label, epoch, _, kernels in of_networks:
+                full = kernels[f"seed{seed}/{epoch:g}/full"]
                 chosen = kernel_features.spread(spec["largest"], 3, spec["number"])
                 eigenvalues, weights = eigenattacks.feature_weights(full, targets, range(spec["largest"]))
                 # The chosen features one by one, then all of them as one predictor.

@@ -3,6 +3,7 @@
 import _job
 
 import operator
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -31,8 +32,12 @@ def main(options) -> None:
     result: dict[str, Any] = {}
     jax.config.update("jax_default_matmul_precision", "highest")
     attack = Attack.of(spec["attack"])
-    with storage.read(options.data, "data") as data, storage.read(options.subset, "subset") as subset:
+    with ExitStack() as files:
+        data = files.enter_context(storage.read(options.data, "data"))
+        subset = files.enter_context(storage.read(options.subset, "subset"))
         inputs |= {"data": data.checksum, "subset": subset.checksum}
+        # Opening a file verifies its header, which takes as long as the work on one network: once for all of them.
+        of_networks = _job.open_networks(options.network, files)
         classes = len(data["class_names"])
         network = models.build(spec["model"], classes, execution.choose(data["test/images"].shape[1:]))
         model = Expansion(network)
@@ -44,13 +49,13 @@ def main(options) -> None:
             points = as_float(jnp.asarray(subset[f"seed{seed}/images"]))
             targets = np.eye(classes)[subset[f"seed{seed}/labels"]]
             measured: dict[str, dict[str, list]] = {}
-            for label, epoch, segment_path, kernels_path in _job.progress(options.network, f"seed {seed}, checkpoints"):
-                with storage.read(segment_path, "segment") as segment:
-                    state = checkpoints.load(segment, seed, float(epoch))
-                    inputs[f"{label}/{epoch}/segment"] = segment.checksum
-                with storage.read(kernels_path, "kernels") as kernels:
-                    full = kernels[f"seed{seed}/{float(epoch):g}/full"]
-                    inputs[f"{label}/{epoch}/kernels"] = kernels.checksum
+            for label, epoch, segment, kernels in _job.progress(of_networks, f"seed {seed}, checkpoints"):
+                state = checkpoints.load(segment, seed, epoch)
+                full = kernels[f"seed{seed}/{epoch:g}/full"]
+                inputs |= {
+                    f"{label}/{epoch:g}/segment": segment.checksum,
+                    f"{label}/{epoch:g}/kernels": kernels.checksum,
+                }
                 eigenvalues, weights = eigenattacks.feature_weights(full, targets, range(spec["features"]))
                 found = eigenattacks.directions(network, *state, points, weights)
                 _, point = model.start(*state, centered=True)
@@ -64,7 +69,7 @@ def main(options) -> None:
                 ]
                 of_run = measured.setdefault(label, {})
                 for name, value in {
-                    "epochs": float(epoch),
+                    "epochs": epoch,
                     "eigenvalues": eigenvalues,
                     "usefulness": [evaluation.accuracy(feature, images, labels, batch) for feature in features],
                     "robustness": [

@@ -5,6 +5,7 @@ reconstruction.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ def feature_weights(kernel: np.ndarray, targets: np.ndarray, chosen: Sequence[in
     return values, weights.T.reshape(-1, *targets.shape)
 
 
+@partial(jax.jit, static_argnames="network")
 def directions(
     network: Network, params: Params, batch_stats: BatchStats, points: jax.Array, weights: np.ndarray
 ) -> Any:
