@@ -180,7 +180,8 @@ def test_rotation_and_scale_change_no_measure(problem, rng):
     angles = collapse.displacement(clean["penultimate"], other)
     other = Centres(turned["penultimate"].means[::-1], clean["penultimate"].counts)
     for name, value in collapse.displacement(turned["penultimate"], other).items():
-        np.testing.assert_allclose(value, angles[name] * (5 if "distance" in name else 1), rtol=1e-5, atol=1e-12)
+        # Near 0 an angle holds the root of the rounding of its cosine.
+        np.testing.assert_allclose(value, angles[name] * (5 if "distance" in name else 1), rtol=1e-5, atol=1e-7)
 
 
 def test_layers_of_any_size_are_measured_without_a_square_matrix(rng):
