@@ -65,10 +65,11 @@ def _description(error: Any, schema: Spec) -> str:
 
 
 def figure_kind(name: str) -> tuple[str, str]:
-    """What a figure is drawn like (itself, or the figure whose settings it takes), and what such a figure shows."""
+    """What a figure is drawn like (itself, or the figure whose settings it takes), and what it shows."""
     schema = _schema("config")
-    kind = schema["properties"]["figures"]["properties"][name]["$ref"].removeprefix("#/$defs/")
-    return kind, schema["$defs"][kind]["description"]
+    figure = schema["properties"]["figures"]["properties"][name]
+    kind = figure["$ref"].removeprefix("#/$defs/")
+    return kind, figure.get("description", schema["$defs"][kind]["description"])
 
 
 def _explain(error: Any, schema: Spec, subject: str) -> str:
