@@ -46,7 +46,7 @@ class Checkout:
         process.stdout, process.stderr = stdout, stderr
         return process
 
-    def finish(self, process: subprocess.Popen[str], seconds: float = 600) -> subprocess.CompletedProcess[str]:
+    def finish(self, process: subprocess.Popen[str], seconds: float = 1500) -> subprocess.CompletedProcess[str]:
         """Wait for a Snakemake that was started; without end in time, it is killed."""
         try:
             process.wait(seconds)
@@ -127,6 +127,7 @@ def wait_for(path: Path, text: str = "", seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one worker of a parallel run take all tests of the workflow, so that the smoke study is made once."""
     for item in items:
