@@ -82,7 +82,10 @@ def with_member(archive: bytes, name: str, **attributes) -> bytes:
     entry = tarfile.TarInfo(name)
     for attribute, value in attributes.items():
         setattr(entry, attribute, value)
-    return gzip.compress(gzip.decompress(archive).rstrip(b"\0") + b"\0" * 512 + entry.tobuf() + b"\0" * 1024)
+    buffer = io.BytesIO(gzip.decompress(archive))
+    with tarfile.open(fileobj=buffer, mode="a") as file:
+        file.addfile(entry)
+    return gzip.compress(buffer.getvalue())
 
 
 def md5(content: bytes) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -206,15 +207,31 @@ def test_nothing_here_can_load_a_pickle():
 
 def test_two_writers_of_one_file_leave_a_whole_one(path):
     """As on a cluster, where a job may still run that was submitted before Snakemake was killed."""
+    started, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __array__(self, *arguments, **keywords):
+            started.set()
+            assert go_on.wait(60)
+            return np.array([3])
+
+    other = threading.Thread(
+        target=storage.write, args=(path,), kwargs={"kind": "kind", "data": {"a": [1], "b": Slow()}, "spec": {}}
+    )
 
     class Meanwhile:
         def __array__(self, *arguments, **keywords):
-            storage.write(path, kind="kind", data={"a": [1, 2]}, spec={})
-            return np.array([3])
+            other.start()
+            assert started.wait(60)
+            return np.array([2])
 
+    before = everything(path)
     with pytest.raises(InputError, match="cannot be written"):
         storage.write(path, kind="kind", data={"a": np.zeros(1000), "b": Meanwhile()}, spec={})
-    assert everything(path)[1]["a"][1] == (2,)
+    assert everything(path) == before
+    go_on.set()
+    other.join()
+    assert set(everything(path)[1]) == {"a", "b"}
     assert os.listdir(path.parent) == [path.name]
 
 
