@@ -13,7 +13,7 @@ figures: environment
 	snakemake --cores all --rerun-incomplete
 
 test: environment
-	pytest -n 2 --dist loadgroup
+	pytest -n 2
 
 # A Slurm of one node, started for the test and stopped after it. Its Debian packages are installed where that is
 # possible; elsewhere the test is skipped and says so. WHOLE=1 takes the whole smoke study through it.
@@ -41,7 +41,7 @@ test-newest:
 	$(PYTHON) -m venv --clear .newest
 	.newest/bin/python -m pip install --quiet --disable-pip-version-check -r envs/main.in
 	.newest/bin/python -m pip list | grep -i -E "^(jax|flax|numpy|snakemake) "
-	PATH="$(CURDIR)/.newest/bin:$$PATH" pytest -n 2 --dist loadgroup -m "not slow and not xdist_group"
+	PATH="$(CURDIR)/.newest/bin:$$PATH" pytest -n 2 -m "not slow and not workflow"
 
 lint: environment
 	ruff check .

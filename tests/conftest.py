@@ -13,9 +13,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
 # Snakemake compares inputs by content only up to this many bytes, unless the workflow lifts the limit, as it must.
@@ -127,12 +129,23 @@ def wait_for(path: Path, text: str = "", seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
+class _ByStudy(LoadScopeScheduling):
+    """One worker takes all tests of files that need the smoke study, so that it is made once; others share the rest."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = ROOT / nodeid.split("::")[0]
+        return "smoke study" if re.search(r"\b(smoke|finished|fresh)\b[:,)]", file.read_text()) else file.name
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker of a parallel run take all tests of the workflow, so that the smoke study is made once."""
+    """Mark the tests that need the smoke study, so that they can be left out."""
     for item in items:
         if isinstance(item, pytest.Function) and "smoke" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("workflow"))
+            item.add_marker(pytest.mark.workflow)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByStudy:
+    return _ByStudy(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,7 @@ from robust_tangents.errors import InputError
 from robust_tangents.infinite_kernels import BIAS_VARIANCE, Kernel, build, fully_connected
 
 SHAPE = (4, 4, 2)
-# One worker of a parallel run, so that neural-tangents runs once.
-pytestmark = [pytest.mark.usefixtures("double_precision"), pytest.mark.xdist_group("infinite kernels")]
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def images(count: int, seed: int) -> jax.Array:
