@@ -31,6 +31,7 @@ rule evaluate_claims:
         ),
     log:
         "<logs>/claims/claims.log",
+    localrule: True
     conda:
         "../../envs/main.yaml"
     params:
