@@ -62,7 +62,8 @@ def walk(title: str, checkout: Checkout) -> str:
 def test_a_figure_is_added_as_written(finished):
     walk("A figure", finished)
     assert (finished.results / "figures" / "loo_rank.png").exists()
-    assert finished.planned() == {"evaluate_claims": 1, "write_claims_settings": 1}
+    # Figures of that paper share their code and are drawn again; nothing is computed again.
+    assert not [job for job in finished.planned() if job.startswith(("train", "extract", "measure", "visualise"))]
 
 
 def test_a_model_is_added_as_written(finished):

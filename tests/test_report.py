@@ -104,7 +104,7 @@ def test_a_reader_finds_claims_and_every_figure(browser, report, smoke):
                 assert len(browser.find_elements(By.CSS_SELECTOR, "tbody tr")) >= 57
                 browser.switch_to.default_content()
                 continue
-            assert wait(browser).until(width_of_picture) > 100
+            wait(browser).until(lambda browser: width_of_picture(browser) > 100)
             shown.add(name)
             assert about.is_displayed()
     assert shown == drawn
