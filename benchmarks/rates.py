@@ -58,7 +58,7 @@ def networks(names: list[str], rounds: int) -> None:
     """Forward passes, attack steps and training steps, of networks and of their first-order expansions."""
     from jax.tree_util import Partial
 
-    from robust_tangents import costs, execution, models
+    from robust_tangents import execution, models, operations
     from robust_tangents.attacks import Attack, pgd
     from robust_tangents.linearization import Expansion
     from robust_tangents.training import State, Trainer
@@ -69,7 +69,7 @@ def networks(names: list[str], rounds: int) -> None:
         x = jax.random.uniform(jax.random.key(0), (batch, *shape))
         y = jnp.arange(batch) % 10
         params, stats = network.init(jax.random.key(1), x)
-        count = costs.network(spec, 10, shape)
+        count = operations.network(spec, 10, shape)
         print(f"{name}: {count.multiply_adds:.4g} multiply-adds, {count.values:.4g} values an image", flush=True)
         expansion = Expansion(network)
         for label, model, at in (
@@ -110,7 +110,7 @@ def networks(names: list[str], rounds: int) -> None:
 
 def kernels(names: list[str], rounds: int) -> None:
     """Empirical kernels, of every class and in full."""
-    from robust_tangents import costs, execution, models
+    from robust_tangents import execution, models, operations
     from robust_tangents.kernels import empirical_kernels
 
     for name in names:
@@ -120,7 +120,7 @@ def kernels(names: list[str], rounds: int) -> None:
             x = jax.random.uniform(jax.random.key(0), (points, *shape))
             params, stats = network.init(jax.random.key(1), x)
             first, fastest = seconds(partial(empirical_kernels, network, params, stats, x, kinds), rounds)
-            work = costs.kernel_work(costs.network(spec, 10, shape), 10, points, "full" in kinds)
+            work = operations.kernel_work(operations.network(spec, 10, shape), 10, points, "full" in kinds)
             print(
                 f"{name}, {points} points, {kinds[0]}: {fastest:.3f} s, {work:.3g} multiply-adds,"
                 f" {work / fastest / 1e9:.2f} Gmad/s, compiled in {first - fastest:.1f} s",

@@ -12,8 +12,8 @@ import jinja2
 import pandas as pd
 
 from robust_tangents import claims, storage
-from robust_tangents.configuration import CITED, PAPERS
 from robust_tangents.figures import lenses_tables, loo_tables, su_tables, tsilivis_tables
+from robust_tangents.papers import CITED, PAPERS
 
 TABLES = loo_tables.TABLES | su_tables.TABLES | tsilivis_tables.TABLES | lenses_tables.TABLES
 COLUMNS = ("id", "paper", "place", "claim", "basis", "figure", "row", "reads", "mean", "low", "high")

@@ -11,8 +11,8 @@ import pandas as pd
 from PIL import Image
 
 from robust_tangents import claims, storage
-from robust_tangents.configuration import PAPERS
 from robust_tangents.errors import InputError
+from robust_tangents.papers import PAPERS
 
 BEGIN, END = "<!-- made by make gallery -->\n", "<!-- end -->\n"
 WIDTH = 560  # pixels

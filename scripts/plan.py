@@ -37,7 +37,7 @@ def main(options) -> None:
         print((f"{name:{width}}" + "".join(f"{cell:>12}" for cell in cells)).rstrip())
     rate = f"{costs.GPU_MULTIPLY_ADDS / 1e12:g}·10¹²"
     print(f"""
-to do, left: of jobs whose files are missing; `snakemake -n` also knows of changed settings and code.
+to do, left: of jobs whose files are missing and needed; `snakemake -n` also knows of changed settings and code.
 cores: time of one core where no GPU is used. GPU: assumed, not measured: one that sustains {rate} multiply-adds a
 second takes over networks and empirical kernels; what the other jobs take stays with cores.
 memory: of the largest job, on a CPU. Figures share jobs, so that theirs do not add up.""")

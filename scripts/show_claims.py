@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robust_tangents import claims
-from robust_tangents.configuration import PAPERS
+from robust_tangents.papers import PAPERS
 
 COLOURS = {claims.SUPPORTED: "green", claims.NOT_SUPPORTED: "red", claims.INCONCLUSIVE: "yellow"}
 

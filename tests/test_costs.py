@@ -10,9 +10,11 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from robust_tangents import costs, datasets, execution, models
-from robust_tangents.costs import Cost, Job, Layer
+from robust_tangents import costs, datasets, execution, models, operations, plans
+from robust_tangents.costs import Cost
 from robust_tangents.models.layers import BatchNorm, Conv
+from robust_tangents.operations import Layer
+from robust_tangents.plans import Job
 
 MODELS: dict[str, dict[str, Any]] = {
     "resnet": {"architecture": "resnet", "width": 4, "blocks": [1, 2]},
@@ -46,7 +48,7 @@ def test_layers_are_those_of_the_network(name, shape):
         variables: Any = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *shape)))
     weights: Any = flatten_dict(variables["params"])
     kernels = {path[:-1]: kernel.shape for path, kernel in weights.items() if path[-1] == "kernel"}
-    counted = costs.network(MODELS[name], 10, shape)
+    counted = operations.network(MODELS[name], 10, shape)
     expected = sorted((positions, int(np.prod(kernels[path][:-1])), written) for path, positions, written in seen)
     assert sorted((layer.positions, layer.read, layer.written) for layer in counted.layers) == expected
     assert sorted(counted.norms) == sorted(norms)
@@ -59,17 +61,17 @@ def test_multiply_adds_are_those_of_the_compiled_network():
     params, stats = network.init(jax.random.key(0), jnp.zeros((1, *shape)))
     analysis: Any = jax.jit(network.logits).lower(params, stats, jnp.zeros((1, *shape))).compile().cost_analysis()
     # Windows at the border are cut, and XLA counts the rest of the network as well.
-    assert 2 * costs.network(model, 10, shape).multiply_adds == pytest.approx(analysis["flops"], rel=0.15)
+    assert 2 * operations.network(model, 10, shape).multiply_adds == pytest.approx(analysis["flops"], rel=0.15)
 
 
 def test_kernels_multiply_the_cheaper_way():
     wide = Layer(1, 100, 50, 0)  # from its factors: 150 multiply-adds for a pair
     long = Layer(64, 9, 4, 0)  # explicit: 36 for a pair, 64 · 36 for a row
-    network = costs.Network((long, wide), ())
+    network = operations.Network((long, wide), ())
     forward, n, c = 64 * 36 + 5000, 20, 3
     common = n * forward + c * n * (forward + 64 * 36)
-    assert costs.kernel_work(network, c, n, full=False) == common + c * n**2 / 2 * (36 + 150)
-    assert costs.kernel_work(network, c, n, full=True) == common + c**2 * n**2 / 2 * (36 + 150)
+    assert operations.kernel_work(network, c, n, full=False) == common + c * n**2 / 2 * (36 + 150)
+    assert operations.kernel_work(network, c, n, full=True) == common + c**2 * n**2 / 2 * (36 + 150)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +126,12 @@ def test_training_costs_what_it_repeats():
     trades = costs.train(segment(training={"objective": "trades", "attack": {**ATTACK, "steps": 3}, "beta": 6}), DATA)
     assert work(once) < work(pure) < work(alternate) < work(trades)
     # Multiply-adds of an epoch of one image: three passes to train, two for a step of an attack.
-    forward = costs.network(MODELS["resnet"], 10, DATA.shape).multiply_adds
+    forward = operations.network(MODELS["resnet"], 10, DATA.shape).multiply_adds
     assert pure.multiply_adds - once.multiply_adds == 10 * DATA.train * 3 * 2 * forward
 
 
 def test_checkpoints_and_attacked_features_take_space():
-    parameters = costs.network(MODELS["resnet"], 10, DATA.shape).parameters
+    parameters = operations.network(MODELS["resnet"], 10, DATA.shape).parameters
     plain = costs.train(segment(), DATA)
     assert plain.disk_mb == pytest.approx(4 * 4 * parameters / 1e6)  # three checkpoints and the momentum
     kept = costs.train(segment(keep_attacked=True), DATA)
@@ -185,13 +187,15 @@ def test_kernels_of_infinite_width_grow_with_pairs_and_positions():
     assert costs.pair_seconds("myrtle10", (8, 8, 1)) > costs.pair_seconds("myrtle7", (8, 8, 1))
 
 
+JOBS = {
+    "a": Job("train", Cost(3600, memory_mb=1000, disk_mb=10), True, frozenset()),
+    "b": Job("fig1", Cost(1800, memory_mb=200), False, frozenset({"a"})),
+    "c": Job("fig2", Cost(1800, memory_mb=300), False, frozenset({"a"})),
+}
+
+
 def test_a_plan_counts_shared_jobs_once():
-    jobs = {
-        "a": Job("train", Cost(3600, memory_mb=1000, disk_mb=10), True, frozenset({"a"})),
-        "b": Job("fig1", Cost(1800, memory_mb=200), False, frozenset({"a", "b"})),
-        "c": Job("fig2", Cost(1800, memory_mb=300), False, frozenset({"a", "c"})),
-    }
-    plan = costs.plan(jobs, {"fig1": jobs["b"].behind, "fig2": jobs["c"].behind})
+    plan = plans.plan(JOBS, {"fig1": "b", "fig2": "c"})
     assert plan["total"]["core_hours"] == 2
     assert plan["total"]["core_hours_left"] == 1
     assert plan["total"]["missing"] == 2
@@ -199,6 +203,18 @@ def test_a_plan_counts_shared_jobs_once():
     assert plan["figures"]["fig1"]["core_hours"] == plan["figures"]["fig2"]["core_hours"] == 1.5
     assert list(plan["rules"]) == ["figures", "train"]
     assert plan["rules"]["figures"]["jobs"] == 2
+
+
+def test_what_is_missing_behind_something_that_exists_is_not_to_be_done():
+    environment = {"environment": Job("environment", Cost(60), False, frozenset())}
+    trained = {"a": Job("train", Cost(3600), True, frozenset({"environment"}))}
+    plan = plans.plan(environment | JOBS | trained, {"fig1": "b", "fig2": "c"})
+    assert plan["total"]["missing"] == 2
+    assert plan["rules"]["environment"]["missing"] == 0
+    untrained = {"a": Job("train", Cost(3600), False, frozenset({"environment"}))}
+    plan = plans.plan(environment | JOBS | untrained, {"fig1": "b", "fig2": "c"})
+    assert plan["total"]["missing"] == 4
+    assert plan["figures"]["fig1"]["missing"] == 3
 
 
 def test_a_gpu_takes_over_networks_only():

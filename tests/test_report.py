@@ -12,7 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from robust_tangents.configuration import CITED, TOGETHER
+from robust_tangents.papers import CITED, TOGETHER
 
 CATEGORIES = {"Claims", TOGETHER, *CITED.values()}
 

@@ -13,16 +13,6 @@ from robust_tangents.data_sources import SOURCES
 from robust_tangents.errors import InputError
 from robust_tangents.schema import Spec, validate
 
-PAPERS = {
-    "loo": "Evolution of Neural Tangent Kernels under Benign and Adversarial Training (Loo et al. 2022)",
-    "su": "On the Robustness of Neural Collapse and the Neural Collapse of Robustness (Su et al. 2023)",
-    "tsilivis": "What Can the NTK Tell Us About Adversarial Robustness? (Tsilivis & Kempe 2022)",
-}
-
-CITED = {"loo": "Loo et al. 2022", "su": "Su et al. 2023", "tsilivis": "Tsilivis & Kempe 2022"}
-
-TOGETHER = "The three papers together"
-
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 
 

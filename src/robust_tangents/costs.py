@@ -17,159 +17,10 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+from robust_tangents import operations
 from robust_tangents.data_sources import SOURCES
 
 Spec = Mapping[str, Any]
-
-
-# Networks, layer by layer
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer of weights at one image: ``written`` values at each of ``positions``, from ``read`` values each.
-
-    A convolution reads its whole window; a dense layer has one position. ``weights``: of all parameters, bias included.
-    """
-
-    positions: int
-    read: int
-    written: int
-    weights: int
-
-    @property
-    def multiply_adds(self) -> int:
-        return self.positions * self.read * self.written
-
-
-@dataclass(frozen=True)
-class Network:
-    """Layers with weights, and batch norms as (positions, channels)."""
-
-    layers: tuple[Layer, ...]
-    norms: tuple[tuple[int, int], ...]
-
-    @property
-    def multiply_adds(self) -> int:
-        """Of a forward pass of one image."""
-        return sum(layer.multiply_adds for layer in self.layers)
-
-    @property
-    def values(self) -> int:
-        """Written by layers and batch norms in a forward pass of one image."""
-        return sum(layer.positions * layer.written for layer in self.layers) + sum(p * c for p, c in self.norms)
-
-    @property
-    def parameters(self) -> int:
-        return sum(layer.weights for layer in self.layers) + 2 * sum(channels for _, channels in self.norms)
-
-    @property
-    def depth(self) -> int:
-        return len(self.layers)
-
-
-class _Walk:
-    """Follows an image through a network and notes the layers."""
-
-    def __init__(self, shape: Sequence[int]):
-        self.height, self.width, self.channels = shape
-        self.layers: list[Layer] = []
-        self.norms: list[tuple[int, int]] = []
-
-    def conv(self, features: int, size: int = 3, stride: int = 1, *, bias: bool = False, norm: bool = True) -> None:
-        self.height, self.width = -(-self.height // stride), -(-self.width // stride)
-        read = size * size * self.channels
-        self.layers.append(Layer(self.height * self.width, read, features, features * (read + bias)))
-        self.channels = features
-        if norm:
-            self.norm()
-
-    def norm(self) -> None:
-        self.norms.append((self.height * self.width, self.channels))
-
-    def pool(self) -> None:
-        self.height, self.width = self.height // 2, self.width // 2
-
-    def dense(self, features: int, *, flatten: bool = True) -> None:
-        read = self.channels * (self.height * self.width if flatten else 1)
-        self.layers.append(Layer(1, read, features, features * (read + 1)))
-        self.height, self.width, self.channels = 1, 1, features
-
-    def done(self) -> Network:
-        return Network(tuple(self.layers), tuple(self.norms))
-
-
-def network(model: Spec, classes: int, shape: Sequence[int]) -> Network:
-    """Layers of a model (as in the schema) for images (H, W, C).
-
-    Raises:
-        ValueError: the architecture is unknown here.
-    """
-    walk = _Walk(shape)
-    match model["architecture"]:
-        case "resnet" | "preact_resnet" as kind:
-            after = kind == "resnet"  # batch norm behind convolutions, or in front of them
-            walk.conv(model["width"], norm=after)
-            for group, blocks in enumerate(model["blocks"]):
-                for block in range(blocks):
-                    _block(walk, model["width"] * 2**group, 2 if group > 0 and block == 0 else 1, after)
-            if not after:
-                walk.norm()
-            walk.dense(classes, flatten=False)
-        case "vgg":
-            for group, widths in enumerate(model["widths"]):
-                for number, width in enumerate(widths, start=1):
-                    walk.conv(width, bias=True)
-                    if number == len(widths) and group + 1 < len(model["widths"]):
-                        walk.pool()
-            walk.dense(classes, flatten=False)
-        case "cnn":
-            for stage, width in enumerate(model["widths"], start=1):
-                walk.conv(width, bias=True, norm=False)
-                walk.conv(width, bias=True, norm=False)
-                if stage == 1:
-                    walk.pool()
-            walk.pool()
-            walk.dense(classes)
-        case "fully_connected":
-            for width in model["widths"]:
-                walk.dense(width)
-            walk.dense(classes)
-        case other:
-            raise ValueError(f"no costs of architecture {other!r}")
-    return walk.done()
-
-
-def _block(walk: _Walk, features: int, stride: int, after: bool) -> None:
-    """A residual block; where its shape changes, the shortcut is a convolution, too."""
-    if not after:
-        walk.norm()
-    if stride > 1 or walk.channels != features:
-        height, width, channels = walk.height, walk.width, walk.channels
-        walk.conv(features, 1, stride, norm=after)
-        walk.height, walk.width, walk.channels = height, width, channels
-    walk.conv(features, 3, stride)
-    walk.conv(features, 3, 1, norm=after)
-
-
-def kernel_work(network: Network, classes: int, points: int, full: bool) -> float:
-    """Multiply-adds of empirical kernels (see `robust_tangents.kernels`): passes, explicit rows, inner products.
-
-    C·N (2 M + Σ T p f) + C N² / 2 · Σ min(p f, T² (p + f)), the last C times as often for full kernels; M is a forward
-    pass, and rows are explicit only where they are the cheaper of the two.
-    """
-    explicit = [layer for layer in network.layers if not _factored(layer)]
-    rows = classes * points * (network.multiply_adds + sum(layer.multiply_adds for layer in explicit))
-    pair = sum(
-        layer.positions**2 * (layer.read + layer.written) if _factored(layer) else layer.read * layer.written
-        for layer in network.layers
-    )
-    pairs = classes * points**2 / 2 * (classes if full else 1)
-    return points * network.multiply_adds + rows + pairs * pair
-
-
-def _factored(layer: Layer) -> bool:
-    return layer.positions**2 * (layer.read + layer.written) < layer.read * layer.written
 
 
 # Data
@@ -323,8 +174,8 @@ def _frozen(model: Spec) -> tuple:
 
 
 @cache
-def _cached_network(model: tuple, classes: int, shape: tuple[int, int, int]) -> Network:
-    return network(dict(model), classes, shape)
+def _cached_network(model: tuple, classes: int, shape: tuple[int, int, int]) -> operations.Network:
+    return operations.network(dict(model), classes, shape)
 
 
 def _cost(
@@ -404,11 +255,11 @@ def train_stage2(spec: Spec, data: Data) -> Cost:
 
 
 def extract_kernels(spec: Spec, data: Data, points: int) -> Cost:
-    """Empirical kernels of some checkpoints (see `kernel_work`), on attacked points where the settings say so."""
+    """Empirical kernels of checkpoints (see `operations.kernel_work`), on attacked points where they say so."""
     engine, classes = _Engine(spec["model"], data), data.classes
     full = "full" in spec["kinds"]
     checkpoints = len(spec["seeds"]) * len(spec["epochs"])
-    multiplied = kernel_work(engine.network, classes, points, full)
+    multiplied = operations.kernel_work(engine.network, classes, points, full)
     work = _Work(multiplied / _PRODUCTS, multiplied)
     if spec["attack"]:
         work += points * spec["attack"]["steps"] * engine.attack
@@ -583,53 +434,3 @@ def measure_lazy_networks(spec: Spec, data: Data) -> Cost:
 def figure() -> Cost:
     """Drawing."""
     return Cost(5, memory_mb=300, disk_mb=0.5)
-
-
-# Plans
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job of a plan: its rule and cost, whether its files exist, the names of all jobs it needs, its own too, and
-    where its time is noted, if it is."""
-
-    rule: str
-    cost: Cost
-    done: bool
-    behind: frozenset[str]
-    benchmark: str = ""
-
-
-def _total(jobs: Sequence[Job]) -> dict[str, float]:
-    """Hours, the largest memory of a job in GB, and disk in GB; ``missing`` and ``hours_left`` of jobs to be done."""
-    return {
-        "jobs": len(jobs),
-        "missing": sum(not job.done for job in jobs),
-        "core_hours": sum(job.cost.seconds for job in jobs) / 3600,
-        "core_hours_left": sum(job.cost.seconds for job in jobs if not job.done) / 3600,
-        "gpu_hours": sum(job.cost.gpu_seconds for job in jobs) / 3600,
-        "memory_gb": max(job.cost.memory_mb for job in jobs) / 1000,
-        "disk_gb": sum(job.cost.disk_mb for job in jobs) / 1000,
-    }
-
-
-def plan(jobs: Mapping[str, Job], figures: Mapping[str, Iterable[str]]) -> dict[str, Any]:
-    """Totals of a study, of each of its rules (figures as one), and of each figure with all that it needs.
-
-    Args:
-        jobs: by name.
-        figures: names of the jobs behind each figure.
-
-    Returns:
-        ``total``, and ``rules`` and ``figures`` by name: number of ``jobs``, those ``missing``, ``core_hours`` where no
-        GPU is used, ``core_hours_left`` of the missing ones, ``gpu_hours`` at the assumed rate, ``memory_gb`` of the
-        largest job, and ``disk_gb``.
-    """
-    rules: dict[str, list[Job]] = {}
-    for job in jobs.values():
-        rules.setdefault("figures" if job.rule in figures else job.rule, []).append(job)
-    return {
-        "total": _total(list(jobs.values())),
-        "rules": {rule: _total(rules[rule]) for rule in sorted(rules)},
-        "figures": {figure: _total([jobs[name] for name in names]) for figure, names in sorted(figures.items())},
-    }

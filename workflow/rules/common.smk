@@ -9,7 +9,8 @@ root = Path(workflow.basedir)
 sys.path.insert(0, str(root / "src"))
 
 from robust_tangents.code_dependencies import imported_files  # noqa: E402
-from robust_tangents.configuration import CITED, PAPERS, TOGETHER, Study  # noqa: E402
+from robust_tangents.configuration import Study  # noqa: E402
+from robust_tangents.papers import CITED, PAPERS, TOGETHER  # noqa: E402
 from robust_tangents.errors import InputError  # noqa: E402
 from robust_tangents.schema import figure_kind  # noqa: E402
 

@@ -3,7 +3,7 @@ import math
 
 from snakemake.iocontainers import Wildcards
 
-from robust_tangents import costs
+from robust_tangents import costs, plans
 
 
 def data_size(name):
@@ -136,8 +136,8 @@ def minutes_of(rule):
     return runtime
 
 
-def jobs_behind(target, jobs, makers):
-    """Names (first outputs) of all jobs that lead to a file, its own included.
+def add_job(target, jobs, makers):
+    """Note the job that makes a file, and all jobs behind it; its name (first output), or None where no rule makes it.
 
     Follows the rules' own patterns and input functions, through methods that Snakemake does not document (a test holds
     the result against a dry run).
@@ -150,36 +150,35 @@ def jobs_behind(target, jobs, makers):
         makers[target] = next((rule for rule in workflow.rules if rule.is_producer(target)), None)
     maker = makers[target]
     if maker is None:
-        return frozenset()  # code, or another file that is simply there
+        return None  # code, or another file that is simply there
     wildcards = maker.get_wildcards(target)
     name = str(maker.expand_output(wildcards)[0][0])
     if name not in jobs:
-        needed = maker.expand_input(wildcards)[0]
-        behind = frozenset({name}).union(*(jobs_behind(str(path), jobs, makers) for path in needed))
+        needs = {add_job(str(path), jobs, makers) for path in maker.expand_input(wildcards)[0]} - {None}
         expected = cost(maker.name, Wildcards(fromdict=wildcards))
         benchmark = str(maker.expand_benchmark(wildcards)) if maker.benchmark else ""
-        jobs[name] = costs.Job(maker.name, expected, os.path.exists(name), behind, benchmark)
-    return jobs[name].behind
+        jobs[name] = plans.Job(maker.name, expected, os.path.exists(name), frozenset(needs), benchmark)
+    return name
 
 
 def jobs_of_figures():
-    """All jobs of the study by name, and by figure the names of those behind it."""
+    """All jobs of the study by name, and by figure the name of the one that draws it."""
     jobs, makers = {}, {}
-    return jobs, {name: jobs_behind(path, jobs, makers) for name, path in zip(study.figures, figures())}
+    return jobs, {name: add_job(path, jobs, makers) for name, path in zip(study.figures, figures())}
 
 
 def plan(wildcards):
     """What the study is expected to take: in total, by rule and by figure."""
-    jobs, of_figure = jobs_of_figures()
-    return to_json({"study": study.name, **costs.plan(jobs, of_figure)})
+    jobs, drawn = jobs_of_figures()
+    return to_json({"study": study.name, **plans.plan(jobs, drawn)})
 
 
 def gallery(wildcards):
     """By figure its picture, what it shows, and where the times of the jobs behind it are noted."""
-    jobs, of_figure = jobs_of_figures()
+    jobs, drawn = jobs_of_figures()
     shown = {}
     for name, path in zip(study.figures, figures()):
-        times = sorted(jobs[job].benchmark for job in of_figure[name] if jobs[job].benchmark)
+        times = sorted(jobs[job].benchmark for job in plans.behind(jobs, [drawn[name]]) if jobs[job].benchmark)
         kind, description = figure_kind(name)
         collection = PAPERS.get(kind.split("_")[0], TOGETHER)
         shown[name] = {"picture": path, "shows": description, "collection": collection, "benchmarks": times}
