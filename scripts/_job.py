@@ -95,7 +95,7 @@ def parser(description: str | None, *, spec: bool = True) -> argparse.ArgumentPa
 
 
 def add_networks(arguments: argparse.ArgumentParser) -> None:
-    """The option --network, once for each network of a figure of empirical kernels."""
+    """The networks of a figure of empirical kernels, --network once for each, and --subset, their kernels' points."""
     arguments.add_argument(
         "--network",
         required=True,
@@ -104,6 +104,7 @@ def add_networks(arguments: argparse.ArgumentParser) -> None:
         metavar=("LABEL", "EPOCH", "SEGMENT", "KERNELS"),
         help="a network: its name in the figure, its epoch, and the artefacts that hold its checkpoint and kernels",
     )
+    arguments.add_argument("--subset", required=True, help="subset artefact with the points of the kernels")
 
 
 def open_networks(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 
-from robust_tangents import comparison
+from robust_tangents import comparison, storage
 from robust_tangents.errors import InputError
 
 
@@ -30,7 +30,7 @@ def main(options) -> None:
         settings=differing,
         compared=compared,
     )
-    options.out.write_text(page, encoding="utf-8")
+    storage.write_text(options.out, page)
     print(options.out)
 
 

@@ -10,28 +10,23 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from robust_tangents import claims, storage
 from robust_tangents.figures import lenses_tables, loo_tables, su_tables, tsilivis_tables
 from robust_tangents.papers import CITED, PAPERS
 
 TABLES = loo_tables.TABLES | su_tables.TABLES | tsilivis_tables.TABLES | lenses_tables.TABLES
-COLUMNS = ("id", "paper", "place", "claim", "basis", "figure", "row", "reads", "mean", "low", "high")
-MORE_COLUMNS = ("repetitions", "must_be", "margin", "paper_value", "verdict", "because")
-
-
-def files_of(figure: dict[str, Any]) -> Iterable[str]:
-    """Artefacts that a figure's numbers come from."""
-    yield from figure.get("files", [])
-    for row in figure.get("rows", []):
-        for curve in row["curves"]:
-            yield from curve["files"]
+COLUMNS = (
+    *("id", "paper", "place", "claim", "basis", "figure", "row", "reads", "mean", "low", "high"),
+    *("repetitions", "must_be", "margin", "paper_value", "verdict", "because"),
+)
 
 
 def made_with(paths: Iterable[str]) -> dict[str, list[str]]:
     """Devices and versions of packages that artefacts were made with, as their headers say."""
     devices, versions = set(), set()
-    for path in dict.fromkeys(paths):
+    for path in paths:
         with storage.read(path) as artefact:
             devices.add(artefact.header["device"])
             versions |= set(artefact.header["versions"].items())
@@ -44,15 +39,8 @@ def made_with(paths: Iterable[str]) -> dict[str, list[str]]:
 
 def as_csv(results: list[dict[str, Any]]) -> str:
     """One line per claim and row of its figure."""
-    lines = [
-        {
-            **entry,
-            "repetitions": len(entry["values"]),
-            "must_be": f"above {entry['above']:g}" if "above" in entry else f"below {entry['below']:g}",
-        }
-        for entry in results
-    ]
-    return pd.DataFrame(lines, columns=[*COLUMNS, *MORE_COLUMNS]).to_csv(index=False)
+    lines = [{**entry, "repetitions": len(entry["values"]), "must_be": claims.must_be(entry)} for entry in results]
+    return pd.DataFrame(lines, columns=list(COLUMNS)).to_csv(index=False)
 
 
 def main(options) -> None:
@@ -60,9 +48,16 @@ def main(options) -> None:
     tables = {name: partial(TABLES[figure["figure"]], figure) for name, figure in settings["figures"].items()}
     results = claims.evaluate(claims.read(options.claims), tables)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(options.templates), trim_blocks=True, lstrip_blocks=True, autoescape=False
+        loader=jinja2.FileSystemLoader(options.templates),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=lambda template: template is not None and ".html" in template,
     )
-    environment.filters |= {"number": claims.number, "strip": claims.strip}
+    environment.filters |= {
+        "measured": claims.measured,
+        "must_be": claims.must_be,
+        "strip": lambda entry: Markup(claims.strip(entry)),
+    }
     context = {
         "results": results,
         "papers": PAPERS,
@@ -71,7 +66,7 @@ def main(options) -> None:
         "confidence": claims.CONFIDENCE,
         "repetitions": claims.REPETITIONS,
         **settings["about"],
-        **made_with(path for figure in settings["figures"].values() for path in files_of(figure)),
+        **made_with(settings["files"]),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     contents = {
@@ -86,7 +81,9 @@ def main(options) -> None:
 
 if __name__ == "__main__":
     parser = _job.parser(__doc__, spec=False)
-    parser.add_argument("--settings", type=Path, required=True, help="JSON: figures of the study, and what it is about")
+    parser.add_argument(
+        "--settings", type=Path, required=True, help="JSON: figures of the study, their files, and what it is about"
+    )
     parser.add_argument("--claims", type=Path, required=True, help="the ledger")
     parser.add_argument("--templates", type=Path, required=True, help="folder of the pages' templates")
     parser.add_argument("--out", type=Path, required=True, help="folder for claims.json, .csv, .html and front.rst")

@@ -75,14 +75,10 @@ def outcome(results: Sequence[dict[str, Any]]) -> list[str]:
     for paper, title in PAPERS.items():
         lines += [f"### {title}", "", "| verdict | claim | measured | must be | figure |", "|---|---|---|---|---|"]
         for entry in (entry for entry in results if entry["paper"] == paper):
-            interval = (
-                "" if entry["low"] is None else f" ({claims.number(entry['low'])} to {claims.number(entry['high'])})"
-            )
             row = f" *({entry['row']})*" if entry["row"] else ""
-            margin = f"> {entry['above']:g}" if "above" in entry else f"< {entry['below']:g}"
             verdict = f"**{entry['verdict']}**" if entry["verdict"] == claims.NOT_SUPPORTED else entry["verdict"]
-            cells = (verdict, entry["claim"] + row, f"{claims.number(entry['mean'])}{interval}: {entry['reads']}")
-            lines.append(f"| {' | '.join(cells)} | {margin} | `{entry['figure']}` |")
+            cells = (verdict, entry["claim"] + row, f"{claims.measured(entry)}: {entry['reads']}")
+            lines.append(f"| {' | '.join(cells)} | {claims.must_be(entry)} | `{entry['figure']}` |")
         lines.append("")
     return lines
 

@@ -101,6 +101,5 @@ if __name__ == "__main__":
     parser = _job.parser(__doc__)
     parser.add_argument("--data", required=True, help="data artefact")
     _job.add_networks(parser)
-    parser.add_argument("--subset", required=True, help="subset artefact with the points of the kernels")
     parser.add_argument("--out", required=True, help="eigenattacks artefact to write")
     _job.run(main, parser)

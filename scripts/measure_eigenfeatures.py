@@ -56,12 +56,12 @@ def main(options) -> None:
                     f"{label}/{epoch:g}/segment": segment.checksum,
                     f"{label}/{epoch:g}/kernels": kernels.checksum,
                 }
-                eigenvalues, weights = eigenattacks.feature_weights(full, targets, range(spec["features"]))
+                eigenvalues, weights = eigenattacks.feature_weights(full, targets, range(spec["largest"]))
                 found = eigenattacks.directions(network, *state, points, weights)
                 _, point = model.start(*state, centered=True)
                 features = [
                     Partial(model.logits, jax.tree.map(operator.itemgetter(i), found), point)
-                    for i in range(spec["features"])
+                    for i in range(spec["largest"])
                 ]
                 attacked = [
                     evaluation.attacked(feature, images, labels, key, attack, network.execution, batch)
@@ -89,6 +89,5 @@ if __name__ == "__main__":
     parser = _job.parser(__doc__)
     parser.add_argument("--data", required=True, help="data artefact")
     _job.add_networks(parser)
-    parser.add_argument("--subset", required=True, help="subset artefact with the points of the kernels")
     parser.add_argument("--out", required=True, help="eigenfeatures artefact to write")
     _job.run(main, parser)

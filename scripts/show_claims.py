@@ -28,15 +28,12 @@ def main(options) -> None:
             if entry["paper"] != paper:
                 continue
             place = f" [dim]({entry['row']})[/]" if entry["row"] else ""
-            found = f"{claims.number(entry['mean'])}"
-            if entry["low"] is not None:
-                found += f" ({claims.number(entry['low'])} to {claims.number(entry['high'])})"
             because = f" [dim]{entry['because']}[/]" if entry["because"] else ""
             table.add_row(
                 f"[{COLOURS.get(entry['verdict'], 'dim')}]{entry['verdict']}[/]",
                 f"{entry['claim']}{place}",
-                f"{found}{because}\n[dim]{entry['reads']}[/]",
-                f"above {entry['above']:g}" if "above" in entry else f"below {entry['below']:g}",
+                f"{claims.measured(entry)}{because}\n[dim]{entry['reads']}[/]",
+                claims.must_be(entry),
                 entry["paper_value"] or "not available",
             )
         console.print(table)

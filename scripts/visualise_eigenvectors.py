@@ -2,6 +2,7 @@
 
 import _job
 
+from contextlib import ExitStack
 from typing import Any
 
 import jax
@@ -50,19 +51,19 @@ def main(options) -> None:
     result: dict[str, Any] = {}
     # The library works at this precision anyway; set here as well, it is recorded in the artefact.
     jax.config.update("jax_default_matmul_precision", "highest")
-    with storage.read(options.subset, "subset") as subset:
+    with ExitStack() as files:
+        subset = files.enter_context(storage.read(options.subset, "subset"))
         inputs["subset"] = subset.checksum
-        for label, epoch, segment_path, kernels_path in _job.progress(options.network, "networks"):
-            with storage.read(segment_path, "segment") as segment, storage.read(kernels_path, "kernels") as kernels:
-                inputs |= {f"{label}/segment": segment.checksum, f"{label}/kernels": kernels.checksum}
-                for seed in spec["seeds"]:
-                    points = as_float(jnp.asarray(subset[f"seed{seed}/images"]))
-                    labels = subset[f"seed{seed}/labels"]
-                    # Of the class itself, to compare with.
-                    natural = np.asarray(points)[labels == spec["class"]]
-                    made = visualise(spec, segment, kernels, seed, float(epoch), points, labels)
-                    made["natural_low_frequency_share"] = eigenvectors.low_frequency_share(natural).mean()
-                    result.setdefault(f"seed{seed}", {})[label] = made
+        for label, epoch, segment, kernels in _job.progress(_job.open_networks(options.network, files), "networks"):
+            inputs |= {f"{label}/segment": segment.checksum, f"{label}/kernels": kernels.checksum}
+            for seed in spec["seeds"]:
+                points = as_float(jnp.asarray(subset[f"seed{seed}/images"]))
+                labels = subset[f"seed{seed}/labels"]
+                # Of the class itself, to compare with.
+                natural = np.asarray(points)[labels == spec["class"]]
+                made = visualise(spec, segment, kernels, seed, epoch, points, labels)
+                made["natural_low_frequency_share"] = eigenvectors.low_frequency_share(natural).mean()
+                result.setdefault(f"seed{seed}", {})[label] = made
     result["white_noise_share"] = eigenvectors.white_noise_share(*points.shape[1:3])
     result["directions"] = eigenvectors.panels(spec["eigenvectors"])[0]
     result["networks"] = [label for label, *_ in options.network]
@@ -73,6 +74,5 @@ def main(options) -> None:
 if __name__ == "__main__":
     parser = _job.parser(__doc__)
     _job.add_networks(parser)
-    parser.add_argument("--subset", required=True, help="subset artefact with the points of the kernels")
     parser.add_argument("--out", required=True, help="eigenvector images artefact to write")
     _job.run(main, parser)

@@ -220,6 +220,17 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}".replace("-", "−")
 
 
+def measured(entry: Spec) -> str:
+    """The mean of an evaluated claim and, where there is one, its interval."""
+    interval = "" if entry["low"] is None else f" ({number(entry['low'])} to {number(entry['high'])})"
+    return number(entry["mean"]) + interval
+
+
+def must_be(entry: Spec) -> str:
+    """The margin of a claim, as "above 0.5"."""
+    return f"above {number(entry['above'])}" if "above" in entry else f"below {number(entry['below'])}"
+
+
 def strip(entry: Spec, width: int = 180, height: int = 26) -> str:
     """A small picture (SVG) of an evaluated claim: its values, mean and interval, and on green where it holds."""
     if not entry["values"] or not np.isfinite(list(entry["values"].values())).all():

@@ -98,12 +98,18 @@ class Study:
         spec = self.config["models"][self.runs[run]["model"]]
         return {**spec, "batch_norm": "frozen"} if self.runs[run]["batch_norm"] == "frozen" else spec
 
-    def attack(self, name: str, path: str) -> Spec:
-        """An attack with its distances in pixel units."""
+    def attack(self, name: str, path: str = "") -> Spec:
+        """An attack with its distances in pixel units, and how it is evaluated."""
         spec = dict(self._entry("attacks", name, path))
         for key in ("epsilon", "step_size"):
             if isinstance(spec[key], int):
                 spec[key] /= 255
+        return spec
+
+    def plain_attack(self, name: str, path: str = "") -> Spec:
+        """An attack alone, without what plays its part in evaluations only."""
+        spec = self.attack(name, path)
+        del spec["margin_restarts"]
         return spec
 
     @property
@@ -195,7 +201,7 @@ class Study:
                 self.attack(row["attack"], f"{path}.attack")
                 if sorted(row["steps"]) != row["steps"]:
                     raise InputError(f"configuration: {path}.steps: must be in increasing order")
-            if isinstance(row.get("features"), str):
+            if "features" in row:
                 architectures = chain(*self.feature_parts(row["features"], f"{path}.features"))
                 if "architecture" in row and row["architecture"] not in architectures:
                     raise InputError(
@@ -227,11 +233,7 @@ class Study:
                 self._check_collapse_of(figure, row, path)
             if figure == "three_lenses":
                 self.attack(row["attack"], f"{path}.attack")
-                first = next(iter(row["runs"].values()))
-                if row["points"] is not None and row["points"] % self._classes(self.runs[first]["data"]):
-                    raise InputError(
-                        f"configuration: {path}.points: {row['points']} is no multiple of the number of classes"
-                    )
+                self._check_points(path, row["points"], next(iter(row["runs"].values())), "test_per_class")
             if "kernel" in row:
                 full = figure.startswith("tsilivis_") or figure == "three_lenses"
                 needed = "full" if full else "class" if "epochs" in row else "trace"
@@ -270,15 +272,15 @@ class Study:
                         f"{first[key]!r}; they are compared image by image and must share it"
                     )
 
-    def _check_points(self, path: str, points: int | None, run: str) -> None:
-        """Whether class-balanced training images of a run can be that many."""
+    def _check_points(self, path: str, points: int | None, run: str, kept_by: str = "train_per_class") -> None:
+        """Whether class-balanced images of a run's data can be that many; which ones, ``kept_by`` says."""
         if points is None:
             return
         name = self.runs[run]["data"]
         data, classes = self.config["data"][name], self._classes(name)
         if points % classes:
             raise InputError(f"configuration: {path}.points: {points} is no multiple of the {classes} classes")
-        if (kept := data["train_per_class"]) and points > kept * classes:
+        if (kept := data[kept_by]) and points > kept * classes:
             raise InputError(
                 f"configuration: {path}.points: {points} points need {points // classes} images of each "
                 f"class, but data.{name} keeps {kept}; use at most {kept * classes} points"
@@ -347,7 +349,7 @@ class Study:
         spec = {key: run[key] for key in ("objective", "batch_size", "momentum", "weight_decay")}
         spec["learning_rate"] = [entry for entry in run["learning_rate"] if entry[0] < segment.stop]
         spec |= self._adversarial(run, f"runs.{segment.run}.attack")
-        evaluation = {**run["evaluation"], "attack": self.attack(run["evaluation"]["attack"], "")}
+        evaluation = {**run["evaluation"], "attack": self.attack(run["evaluation"]["attack"])}
         return {
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
@@ -363,8 +365,7 @@ class Study:
         """The attack of a training and what it is used for, or nothing where it has no influence."""
         if spec["objective"] == "standard":
             return {}
-        attack = self.attack(spec["attack"], path)
-        del attack["margin_restarts"]  # plays its part in evaluations only
+        attack = self.plain_attack(spec["attack"], path)
         if spec["objective"] == "trades":
             return {"attack": attack, "beta": spec["beta"]}
         mode = spec.get("attack_mode", "evaluation")
@@ -378,7 +379,7 @@ class Study:
             "seeds": self.seed_groups[seeds],
             "model": self.model(segment.run),
             "epochs": self.segment_checkpoints(segment),
-            "attack": None if spec["attacked_by"] is None else self.attack(spec["attacked_by"], ""),
+            "attack": None if spec["attacked_by"] is None else self.plain_attack(spec["attacked_by"]),
             **{key: spec[key] for key in ("kinds", "budget_mb")},
         }
 
@@ -399,14 +400,12 @@ class Study:
     def collapse_spec(self, name: str, segment: Segment, seeds: str) -> Spec:
         """Settings of measuring neural collapse at the checkpoints of a segment."""
         spec = self.config["collapse"][name]
-        attack = self.attack(spec["attack"], "")
-        del attack["margin_restarts"]
         return {
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
             "model": self.model(segment.run),
             "epochs": self.collapse_epochs(name, segment),
-            "attack": attack,
+            "attack": self.plain_attack(spec["attack"]),
             "targeted": any(segment in self.segments(run) for run in spec["targeted"]),
             "noise": spec["noise"] / 255 if isinstance(spec["noise"], int) else spec["noise"],
             **{key: spec[key] for key in ("points", "batch_size")},
@@ -430,7 +429,7 @@ class Study:
         """Attacks under which figures show the networks of a second stage from a parent, by name."""
         rows = [row for spec in self.figures.values() for row in spec["rows"]]
         shown = [row for row in rows if row.get("stage2") == stage2 and parent in row["parents"].values()]
-        return {row["attack"]: self.attack(row["attack"], "") for row in shown}
+        return {row["attack"]: self.attack(row["attack"]) for row in shown}
 
     def eigenvectors_spec(self, seeds: str) -> Spec:
         """Settings of the images that maximise the alignment with kernel eigenvectors."""
@@ -441,45 +440,34 @@ class Study:
             **{key: row[key] for key in ("class", "eigenvectors", "steps", "step_size")},
         }
 
-    def eigenattacks_spec(self, seeds: str) -> Spec:
-        """Settings of attacks on the features of empirical kernels."""
-        row = self.figures["tsilivis_eigenattacks"]["rows"][0]
-        run = self.runs[next(iter(row["runs"].values()))]
-        attack = self.attack(row["attack"], "")
-        del attack["margin_restarts"]
+    def _empirical_features_spec(self, figure: str, keys: Sequence[str], seeds: str) -> Spec:
+        """Settings of attacks on features of empirical kernels; ``keys`` of the figure's row belong to them."""
+        row = self.figures[figure]["rows"][0]
+        first = next(iter(row["runs"].values()))
         return {
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
-            "model": self.model(next(iter(row["runs"].values()))),
-            "batch_size": run["batch_size"],
-            "attack": attack,
-            **{key: row[key] for key in ("targets", "largest", "number")},
+            "model": self.model(first),
+            "batch_size": self.runs[first]["batch_size"],
+            "attack": self.plain_attack(row["attack"]),
+            **{key: row[key] for key in keys},
         }
+
+    def eigenattacks_spec(self, seeds: str) -> Spec:
+        """Settings of attacks on the features of empirical kernels."""
+        return self._empirical_features_spec("tsilivis_eigenattacks", ("targets", "largest", "number"), seeds)
 
     def eigenfeatures_spec(self, seeds: str) -> Spec:
         """Settings of measuring the top features of empirical kernels along runs."""
-        row = self.figures["three_lenses"]["rows"][0]
-        run = self.runs[next(iter(row["runs"].values()))]
-        attack = self.attack(row["attack"], "")
-        del attack["margin_restarts"]
-        return {
-            "study_seed": self.config["seed"],
-            "seeds": self.seed_groups[seeds],
-            "model": self.model(next(iter(row["runs"].values()))),
-            "batch_size": run["batch_size"],
-            "attack": attack,
-            **{key: row[key] for key in ("features", "points")},
-        }
+        return self._empirical_features_spec("three_lenses", ("largest", "points"), seeds)
 
     def lazy_networks_spec(self, seeds: str) -> Spec:
         """Settings of training wide networks beside their kernel."""
         row = self.figures["tsilivis_fig2"]["rows"][0]
-        attack = self.attack(row["attack"], "")
-        del attack["margin_restarts"]
         return {
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
-            "attack": attack,
+            "attack": self.plain_attack(row["attack"]),
             **{key: row[key] for key in ("architecture", "widths", "steps", "rate", "budget_mb")},
         }
 
@@ -487,15 +475,13 @@ class Study:
         """Settings of measuring the transfer of attacks between the networks of a second stage."""
         row = self.figures["loo_transfer"]["rows"][0]
         stage2 = self.config["stage2"][row["stage2"]]
-        attack = self.attack(row["attack"], "")
-        del attack["margin_restarts"]
         return {
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
             "model": self.model(next(iter(row["parents"].values()))),
             **{key: stage2[key] for key in ("variants", "batch_norm", "batch_size")},
             "spawn_epochs": row["spawn_epochs"],
-            "attack": attack,
+            "attack": self.plain_attack(row["attack"]),
         }
 
     def feature_parts(self, name: str, path: str = "") -> list[list[str]]:
@@ -516,14 +502,14 @@ class Study:
         subsets = {
             "architectures": [a for a in spec["subsets"]["architectures"] if a in architectures],
             "thresholds": spec["subsets"]["thresholds"],
-            "attacks": {attack: self.attack(attack, "") for attack in spec["subsets"]["attacks"]},
+            "attacks": {attack: self.plain_attack(attack) for attack in spec["subsets"]["attacks"]},
         }
         return {
             "study_seed": self.config["seed"],
             **self.infinite_kernels_spec(name, part),
             "ridge": spec["ridge"],
             "compared": spec["compared"],
-            "attack": self.attack(spec["attack"], ""),
+            "attack": self.plain_attack(spec["attack"]),
             "attacked": {a: number for a, number in spec["attacked"].items() if a in architectures},
             "subsets": subsets,
         }
@@ -568,7 +554,7 @@ class Study:
 
     def collapse_title(self, row: Spec) -> str:
         """Data, network and attack of a row whose collapse is measured."""
-        attack = self.attack(self.config["collapse"][row["collapse"]]["attack"], "")
+        attack = self.attack(self.config["collapse"][row["collapse"]]["attack"])
         models = ", ".join(dict.fromkeys(self.runs[run]["model"].replace("_", " ") for run in row["runs"].values()))
         title = self.title(row["runs"].values())
         return f"{title}, {models}, {_NORMS[attack['norm']]} ε = {attack['epsilon']:.3g}"
@@ -591,9 +577,9 @@ class Study:
         used = [training["attack"] for training in trainings if training["objective"] != "standard"]
         used += [row["attack"] for row in rows if "attack" in row]
         used += [self.config["collapse"][row["collapse"]]["attack"] for row in rows if "collapse" in row]
-        features = [self.config["features"][row["features"]] for row in rows if isinstance(row.get("features"), str)]
+        features = [self.config["features"][row["features"]] for row in rows if "features" in row]
         used += [attack for entry in features for attack in (entry["attack"], *entry["subsets"]["attacks"])]
-        attacks = {name: self.attack(name, "") for name in used}
+        attacks = {name: self.attack(name) for name in used}
         # Kernels of infinite width: their data, and their architectures.
         kernels = [(entry["data"], list(chain(*grouped(entry["architectures"])))) for entry in features]
         kernels += [(row["data"], [row["architecture"]]) for row in rows if "data" in row]
@@ -618,5 +604,5 @@ class Study:
             ),
             "epochs": listed(str(run["epochs"]) for run in runs),
             "seeds": "no seeds" if len(features) == len(rows) else named,
-            "features": listed(str(row["features"]) for row in rows if figure == "three_lenses"),
+            "largest": listed(str(row["largest"]) for row in rows if "largest" in row),
         }

@@ -342,7 +342,7 @@ def measure_eigenattacks(spec: Spec, data: Data, points: int, networks: int) -> 
 def measure_eigenfeatures(spec: Spec, data: Data, points: int, networks: int) -> Cost:
     """Features of full kernels as expansions of their networks: directions, predictions, attacks."""
     network, model = _Engine(spec["model"], data), _Engine(spec["model"], data, expansion=True)
-    features, images, times = spec["features"], spec["points"] or data.test, networks * len(spec["seeds"])
+    features, images, times = spec["largest"], spec["points"] or data.test, networks * len(spec["seeds"])
     of_features = features * images * (2 * model.forward + spec["attack"]["steps"] * model.attack)
     size = points * data.classes
     held = _mb(3 * size**2, 8) + _mb(2 * features * network.network.parameters)

@@ -6,10 +6,11 @@ Every file carries the attributes
 - ``spec``: the resolved settings of the job that made it (JSON),
 - ``inputs``: the checksums of the files it was made from (JSON),
 - ``versions``, ``device``, ``precision``: what it was made with (see `robust_tangents.provenance`),
-- ``checksum``: SHA-256 over all of these and over name, type, shape and SHA-256 of every data set.
+- ``contents``: name, type, shape and SHA-256 of every data set (JSON),
+- ``checksum``: SHA-256 over all of these.
 
-Each data set carries its own ``sha256``. Opening a file checks the header and the table of contents; reading a data
-set checks that data set, so that one checkpoint of a large file costs one checkpoint.
+Opening a file checks these attributes; reading a data set checks that data set, so that one checkpoint of a large file
+costs one checkpoint. Data sets that the table of contents does not name are not there for a reader.
 """
 
 import glob
@@ -18,7 +19,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ import numpy as np
 from robust_tangents.errors import InputError
 from robust_tangents.provenance import environment
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _JSON_ATTRIBUTES = ("spec", "inputs", "versions", "precision")
 _TEXT_ATTRIBUTES = ("kind", "device")
 # From 1.8 on HDF5 keeps checksums of its own structures. Before, and in text of variable length still, an altered
@@ -61,11 +62,44 @@ def _data_digest(array: np.ndarray) -> str:
     return hashlib.sha256(array.data if array.size else b"").hexdigest()
 
 
-def _contents_digest(header: Mapping[str, Any], datasets: Mapping[str, h5py.Dataset]) -> str:
-    table = [
-        [name, data.dtype.str, list(data.shape), _text(data.attrs["sha256"])] for name, data in sorted(datasets.items())
-    ]
-    return hashlib.sha256(_canonical({"header": dict(header), "contents": table}).encode()).hexdigest()
+def _digest(header: Mapping[str, Any], contents: Sequence[Any]) -> str:
+    return hashlib.sha256(_canonical({"header": dict(header), "contents": contents}).encode()).hexdigest()
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Flush a finished temporary file to disk and give it its final name in one step."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file; what the ``with`` block writes there takes the file's place in one step.
+
+    It is flushed to disk first. Where the block fails, the file stays as it was and nothing is left behind.
+
+    Raises:
+        InputError: the file cannot be written (no space, no permission).
+    """
+    # A name of its own: on a cluster a job may still be running that a killed Snakemake had submitted before.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in path.parent.glob(f".{glob.escape(path.name)}.*tmp"):
+            left_over.unlink(missing_ok=True)
+        yield temporary
+        _publish(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({_reason(error)}); check space and permissions") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write(
@@ -90,29 +124,22 @@ def write(
     """
     path = Path(path)
     header = {"kind": kind, "schema_version": SCHEMA_VERSION, "spec": spec, "inputs": inputs or {}, **environment()}
-    # A name of its own: on a cluster a job may still be running that a killed Snakemake had submitted before.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in path.parent.glob(f".{glob.escape(path.name)}.*tmp"):
-            left_over.unlink(missing_ok=True)
-        with h5py.File(temporary, "w", libver=_LAYOUT) as file:
-            datasets = {}
-            for name, array in _flatten(data):
-                datasets[name] = file.create_dataset(name, data=array)
-                datasets[name].attrs["sha256"] = np.bytes_(_data_digest(array))
-            for name in _JSON_ATTRIBUTES:
-                file.attrs[name] = np.bytes_(_canonical(header[name]))
-            for name in _TEXT_ATTRIBUTES:
-                file.attrs[name] = np.bytes_(header[name].encode())
-            file.attrs["schema_version"] = SCHEMA_VERSION
-            file.attrs["checksum"] = np.bytes_(_contents_digest(json.loads(_canonical(header)), datasets))
-        publish(temporary, path)
-    except (OSError, RuntimeError) as error:  # HDF5 raises the latter where the disk is full on closing
-        raise InputError(f"{path}: cannot be written ({_reason(error)}); check space and permissions") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        try:
+            with h5py.File(temporary, "w", libver=_LAYOUT) as file:
+                contents = []
+                for name, array in _flatten(data):
+                    file.create_dataset(name, data=array)
+                    contents.append([name, array.dtype.str, list(array.shape), _data_digest(array)])
+                for name in _JSON_ATTRIBUTES:
+                    file.attrs[name] = np.bytes_(_canonical(header[name]))
+                for name in _TEXT_ATTRIBUTES:
+                    file.attrs[name] = np.bytes_(header[name].encode())
+                file.attrs["schema_version"] = SCHEMA_VERSION
+                file.attrs["contents"] = np.bytes_(_canonical(contents))
+                file.attrs["checksum"] = np.bytes_(_digest(json.loads(_canonical(header)), contents))
+        except RuntimeError as error:  # HDF5's, where the disk is full on closing
+            raise OSError(str(error)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -121,15 +148,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         InputError: the file cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text)
-        publish(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({_reason(error)}); check space and permissions") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _reason(error: Exception) -> str:
@@ -137,18 +157,6 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     said = re.search("error message = '([^']+)'", text)
     return said.group(1) if said else getattr(error, "strerror", None) or text
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Flush a finished temporary file to disk and give it its final name in one step."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextmanager
@@ -169,21 +177,28 @@ class Artefact:
     def __init__(self, path: Path, file: h5py.File):
         if "checksum" not in file.attrs:
             raise InputError(f"{path}: is HDF5 but not an artefact of this project (it has no checksum)")
-        self.path = path
-        self._datasets: dict[str, h5py.Dataset] = {}
-        file.visititems(self._add)
+        self.path, self._file = path, file
+        version = int(file.attrs["schema_version"])
+        if version < SCHEMA_VERSION:
+            raise InputError(
+                f"{path}: has layout version {version}, older than this release's {SCHEMA_VERSION}; delete it and run "
+                "the workflow again"
+            )
         self.header: dict[str, Any] = {name: json.loads(file.attrs[name]) for name in _JSON_ATTRIBUTES}
-        self.header |= {name: _text(file.attrs[name]) for name in _TEXT_ATTRIBUTES}
-        self.header["schema_version"] = int(file.attrs["schema_version"])
+        self.header |= {name: _text(file.attrs[name]) for name in _TEXT_ATTRIBUTES} | {"schema_version": version}
+        contents = json.loads(file.attrs["contents"])
         self.checksum = _text(file.attrs["checksum"])
-        if self.checksum != _contents_digest(self.header, self._datasets):
+        if self.checksum != _digest(self.header, contents):
             raise InputError(f"{path}: is damaged (its header differs from its checksum); delete it and run again")
-
-    def _add(self, name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset):
-            if item.is_virtual or item.external:
-                raise InputError(f"{self.path}: takes {name} from other files, which no artefact of this project does")
-            self._datasets[name] = item
+        # By name: type, shape, SHA-256; and the same as a tree, whose leaves are the names.
+        self._contents: dict[str, list[Any]] = {name: about for name, *about in contents}
+        self._tree: dict[str, Any] = {}
+        for name in self._contents:
+            *groups, last = name.split("/")
+            node = self._tree
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[last] = name
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -192,30 +207,42 @@ class Artefact:
 
     def contents(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Name, shape and type of every data set."""
-        return {name: (data.shape, str(data.dtype)) for name, data in self._datasets.items()}
+        return {name: (tuple(shape), str(np.dtype(dtype))) for name, (dtype, shape, _) in self._contents.items()}
+
+    def _find(self, name: str) -> Any:
+        """A group as a tree, the name of a data set, or nothing (an empty tree)."""
+        found = self._tree
+        for part in name.split("/") if name else ():
+            found = found.get(part, {}) if isinstance(found, dict) else {}
+        return found
 
     def names(self, group: str = "") -> list[str]:
         """Names directly under a group (of the whole file without one), sorted."""
-        prefix = f"{group}/" if group else ""
-        return sorted({name.removeprefix(prefix).split("/")[0] for name in self._datasets if name.startswith(prefix)})
+        found = self._find(group)
+        return sorted(found) if isinstance(found, dict) else []
 
     def __contains__(self, name: str) -> bool:
-        return name in self._datasets or bool(self.names(name))
+        return bool(self._find(name))
 
     def __getitem__(self, name: str) -> Any:
-        if name in self._datasets:
-            return self._read(name)
-        tree = {key: self[f"{name}/{key}"] for key in self.names(name)}
-        if not tree:
+        found = self._find(name)
+        if not found:
             raise InputError(f"{self.path}: holds no {name!r}; it has {', '.join(self.names())}")
-        return tree
+        return self._read(found)
 
-    def _read(self, name: str) -> np.ndarray:
+    def _read(self, found: Any) -> Any:
+        if isinstance(found, dict):
+            return {name: self._read(found[name]) for name in sorted(found)}
+        dtype, shape, digest = self._contents[found]
         with _reported(self.path):
-            data = self._datasets[name]
+            data = self._file[found]
+            if data.file.filename != self._file.filename or data.is_virtual or data.external:
+                raise ValueError(f"it takes {found} from other files")
+            if data.dtype.str != dtype or list(data.shape) != shape:
+                raise ValueError(f"type or shape of {found} differ from its table of contents")
             array = np.asarray(data[()])
-            if _data_digest(np.ascontiguousarray(array)) != _text(data.attrs["sha256"]):
-                raise ValueError(f"the values of {name} differ from their checksum")
+            if _data_digest(np.ascontiguousarray(array)) != digest:
+                raise ValueError(f"the values of {found} differ from their checksum")
         return array
 
 

@@ -135,4 +135,5 @@ def claims_settings():
     data = dict.fromkeys(study.about(name)["data"] for name in study.figures)
     seeds = [seed for seeds in study.seed_groups.values() for seed in seeds]
     about = {"study": study.name, "data": "; ".join(data), "seeds": seeds}
-    return {"figures": {name: drawing(name) for name in study.figures}, "about": about}
+    figures = {name: drawing(name) for name in study.figures}
+    return {"figures": figures, "files": files_behind_figures(), "about": about}

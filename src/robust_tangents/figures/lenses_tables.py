@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robust_tangents import storage
-from robust_tangents.figures import loo_tables, su_tables, tsilivis_tables
+from robust_tangents.figures import loo_tables, opened, su_tables, tsilivis_tables
 
 COLUMNS = ["panel", "condition", "run", "seed", "epoch", "value"]
 
@@ -15,17 +14,15 @@ COLUMNS = ["panel", "condition", "run", "seed", "epoch", "value"]
 def eigenfeatures(paths: Iterable[str]) -> pd.DataFrame:
     """Columns run, seed, epoch, index, eigenvalue, condition (clean, perturbed), value (accuracy of a feature)."""
     tables = []
-    for path in paths:
-        with storage.read(path, "eigenfeatures") as artefact:
-            for seed in artefact.spec["seeds"]:
-                for run in artefact.spec["networks"]:
-                    found = artefact[f"seed{seed}/{run}"]
-                    for condition, name in (("clean", "usefulness"), ("perturbed", "robustness")):
-                        epochs, indices = np.indices(found[name].shape)
-                        columns = {"run": run, "seed": seed, "epoch": found["epochs"][epochs.ravel()]}
-                        columns |= {"index": indices.ravel(), "eigenvalue": found["eigenvalues"].ravel()}
-                        columns |= {"condition": condition, "value": found[name].ravel()}
-                        tables.append(pd.DataFrame(columns))
+    for artefact, seed in opened.of_seeds(paths, "eigenfeatures"):
+        for run in artefact.spec["networks"]:
+            found = artefact[f"seed{seed}/{run}"]
+            for condition, name in (("clean", "usefulness"), ("perturbed", "robustness")):
+                epochs, indices = np.indices(found[name].shape)
+                columns = {"run": run, "seed": seed, "epoch": found["epochs"][epochs.ravel()]}
+                columns |= {"index": indices.ravel(), "eigenvalue": found["eigenvalues"].ravel()}
+                columns |= {"condition": condition, "value": found[name].ravel()}
+                tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robust_tangents import storage
 from robust_tangents.attack_checks import CHECKS
+from robust_tangents.figures import opened
 
 ACCURACIES = ("accuracy", "robust_accuracy", "pgd_accuracy", "margin_accuracy", "zero_gradient")
 
@@ -19,15 +19,10 @@ def kernel_measures(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         rows: rows of a figure: ``title``, and ``curves`` with ``label`` and the ``files`` of kind "kernel measures".
     """
     tables = []
-    for row in rows:
-        for curve in row["curves"]:
-            for path in curve["files"]:
-                with storage.read(path, "kernel measures") as measures:
-                    for seed in measures.names():
-                        for panel, (epochs, values) in _panels(measures[seed]).items():
-                            columns = {"row": row["title"], "panel": panel, "run": curve["label"]}
-                            columns |= {"seed": int(seed.removeprefix("seed")), "epoch": epochs, "value": values}
-                            tables.append(pd.DataFrame(columns))
+    for row, run, measures, seed in opened.of_curves(rows, "kernel measures"):
+        for panel, (epochs, values) in _panels(measures[f"seed{seed}"]).items():
+            columns = {"row": row["title"], "panel": panel, "run": run, "seed": seed, "epoch": epochs, "value": values}
+            tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -55,22 +50,16 @@ def second_stages(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             "stage 2".
     """
     tables = []
-    for row in rows:
-        for curve in row["curves"]:
-            for path in curve["files"]:
-                with storage.read(path, "stage 2") as stage2:
-                    for seed in stage2.names():
-                        epochs = stage2[f"{seed}/spawn_epochs"]
-                        for network in set(stage2.names(seed)) - {"spawn_epochs"}:
-                            names = {
-                                panel: f"{seed}/{network}/{row['attack']}/{panel}" for panel in (*ACCURACIES, *CHECKS)
-                            }
-                            names["relative_magnitude"] = f"{seed}/{network}/relative_magnitude"
-                            for panel, name in names.items():
-                                if name in stage2:
-                                    columns = {"row": row["title"], "panel": panel, "parent": curve["label"]}
-                                    columns |= {"network": network, "seed": int(seed.removeprefix("seed"))}
-                                    tables.append(pd.DataFrame({**columns, "epoch": epochs, "value": stage2[name]}))
+    for row, parent, stage2, seed in opened.of_curves(rows, "stage 2"):
+        epochs = stage2[f"seed{seed}/spawn_epochs"]
+        for network in set(stage2.names(f"seed{seed}")) - {"spawn_epochs"}:
+            group = f"seed{seed}/{network}"
+            names = {panel: f"{group}/{row['attack']}/{panel}" for panel in (*ACCURACIES, *CHECKS)}
+            names["relative_magnitude"] = f"{group}/relative_magnitude"
+            for panel, name in names.items():
+                if name in stage2:
+                    columns = {"row": row["title"], "panel": panel, "parent": parent, "network": network, "seed": seed}
+                    tables.append(pd.DataFrame({**columns, "epoch": epochs, "value": stage2[name]}))
     table = pd.concat(tables, ignore_index=True)
     return table.sort_values(["row", "parent", "network", "panel", "seed", "epoch"], kind="stable", ignore_index=True)
 
@@ -96,29 +85,25 @@ def transfer(paths: Iterable[str]) -> pd.DataFrame:
     targets read "parent, variant, epoch", in the order of the files of kind "transfer".
     """
     tables = []
-    for path in paths:
-        with storage.read(path, "transfer") as measured:
-            for seed in measured.names():
-                names = [name.decode().replace("|", ", ") for name in measured[f"{seed}/networks"]]
-                table = pd.DataFrame(measured[f"{seed}/accuracy"], index=names, columns=names)
-                table = table.rename_axis("source").melt(ignore_index=False, var_name="target").reset_index()
-                masked = dict(zip(names, measured[f"{seed}/stronger_than_white_box"], strict=True))
-                table = table.assign(seed=int(seed.removeprefix("seed")), masked=table["target"].map(masked))
-                tables.append(table)
+    for measured, seed in opened.of_seeds(paths, "transfer"):
+        found = measured[f"seed{seed}"]
+        names = [name.decode().replace("|", ", ") for name in found["networks"]]
+        table = pd.DataFrame(found["accuracy"], index=names, columns=names)
+        table = table.rename_axis("source").melt(ignore_index=False, var_name="target").reset_index()
+        masked = dict(zip(names, found["stronger_than_white_box"], strict=True))
+        tables.append(table.assign(seed=seed, masked=table["target"].map(masked)))
     return pd.concat(tables, ignore_index=True)
 
 
 def eigenvector_shares(paths: Iterable[str]) -> pd.DataFrame:
     """Columns seed, network, direction, cosine, low_frequency_share, of files of kind "eigenvector images"."""
     tables = []
-    for path in paths:
-        with storage.read(path, "eigenvector images") as artefact:
-            for seed in artefact.spec["seeds"]:
-                for network in _texts(artefact["networks"]):
-                    made = artefact[f"seed{seed}/{network}"]
-                    columns = {"seed": seed, "network": network, "direction": _texts(artefact["directions"])}
-                    columns |= {"cosine": made["cosines"], "low_frequency_share": made["low_frequency_share"]}
-                    tables.append(pd.DataFrame(columns))
+    for artefact, seed in opened.of_seeds(paths, "eigenvector images"):
+        for network in _texts(artefact["networks"]):
+            made = artefact[f"seed{seed}/{network}"]
+            columns = {"seed": seed, "network": network, "direction": _texts(artefact["directions"])}
+            columns |= {"cosine": made["cosines"], "low_frequency_share": made["low_frequency_share"]}
+            tables.append(pd.DataFrame(columns))
     return pd.concat(tables)
 
 
@@ -127,15 +112,12 @@ def eigenvector_images(paths: Iterable[str]) -> tuple[dict[str, dict[str, np.nda
     white noise."""
     images: dict[str, dict[str, np.ndarray]] = {}
     natural, noise = [], np.nan
-    for path in paths:
-        with storage.read(path, "eigenvector images") as artefact:
-            directions = _texts(artefact["directions"])
-            for seed in artefact.spec["seeds"]:
-                for network in _texts(artefact["networks"]):
-                    made = artefact[f"seed{seed}/{network}"]
-                    natural.append(float(made["natural_low_frequency_share"]))
-                    images.setdefault(network, dict(zip(directions, made["images"], strict=True)))
-            noise = float(artefact["white_noise_share"])
+    for artefact, seed in opened.of_seeds(paths, "eigenvector images"):
+        directions, noise = _texts(artefact["directions"]), float(artefact["white_noise_share"])
+        for network in _texts(artefact["networks"]):
+            made = artefact[f"seed{seed}/{network}"]
+            natural.append(float(made["natural_low_frequency_share"]))
+            images.setdefault(network, dict(zip(directions, made["images"], strict=True)))
     return images, float(np.mean(natural)), noise
 
 

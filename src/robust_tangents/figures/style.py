@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robust_tangents.errors import InputError
-from robust_tangents.storage import publish
+from robust_tangents.storage import replacing
 
 mpl.use("agg")
 
@@ -108,16 +108,6 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path, dpi: int) -> None:
         part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), 6))
     for ax in figure.axes:
         ax.set_position(np.round(ax.get_position(original=True).bounds, 6).tolist())
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, write in writers.items():
-            temporary = stem.with_name(f".{stem.name}.{suffix}.tmp")
-            try:
-                write(temporary)
-                publish(temporary, stem.with_name(f"{stem.name}.{suffix}"))
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{stem}: cannot be written ({error.strerror or error}); check space and permissions"
-        ) from error
+    for suffix, write in writers.items():
+        with replacing(stem.with_name(f"{stem.name}.{suffix}")) as temporary:
+            write(temporary)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from robust_tangents import storage
+from robust_tangents.figures import opened
 
 BY_CLASS = (
     "distance",
@@ -30,20 +31,17 @@ def collapse(rows: Iterable[Mapping[str, Any]], measures: Collection[str]) -> pd
         measures: names as in `robust_tangents.collapse`.
     """
     tables = []
-    for row in rows:
-        for curve in row["curves"]:
-            for path in curve["files"]:
-                with storage.read(path, "collapse") as measured:
-                    stages = [text.decode() for text in measured["stages"]]
-                    for seed in measured.spec["seeds"]:
-                        names = {"row": row["title"], "run": curve["label"], "seed": seed}
-                        tables += [
-                            _long(measured, f"seed{seed}", part, condition, measure, stages).assign(**names)
-                            for part in ("train", "test")
-                            for condition in measured.names(f"seed{seed}/{part}")
-                            for measure in measured.names(f"seed{seed}/{part}/{condition}")
-                            if measure in measures
-                        ]
+    for row, run, measured, seed in opened.of_curves(rows, "collapse"):
+        stages = [text.decode() for text in measured["stages"]]
+        tables += [
+            _long(measured, f"seed{seed}", part, condition, measure, stages).assign(
+                row=row["title"], run=run, seed=seed
+            )
+            for part in ("train", "test")
+            for condition in measured.names(f"seed{seed}/{part}")
+            for measure in measured.names(f"seed{seed}/{part}/{condition}")
+            if measure in measures
+        ]
     table = pd.concat(tables, ignore_index=True)
     columns = ["row", "run", "part", "condition", "stage", "measure", "seed", "epoch", "class", "value"]
     return table.loc[np.isfinite(table["value"]), columns].reset_index(drop=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from robust_tangents import storage
+from robust_tangents.figures import opened
 
 
 def _architectures(paths: Iterable[str]) -> Iterator[tuple[str, storage.Artefact]]:
@@ -118,14 +119,9 @@ def kernel_dynamics(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows: rows of a figure: ``kernel``, and ``curves`` with ``label`` and ``files`` of kind "kernel measures".
     """
     found = []
-    for row in rows:
-        for curve in row["curves"]:
-            for path in curve["files"]:
-                with storage.read(path, "kernel measures") as measures:
-                    for seed in measures.names():
-                        kept = {key: measures[f"{seed}/{key}"] for key in ("epochs", "distances", "polar", "mass")}
-                        names = {"row": row["kernel"], "run": curve["label"], "seed": int(seed.removeprefix("seed"))}
-                        found.append(names | kept)
+    for row, run, measures, seed in opened.of_curves(rows, "kernel measures"):
+        kept = {key: measures[f"seed{seed}/{key}"] for key in ("epochs", "distances", "polar", "mass")}
+        found.append({"row": row["kernel"], "run": run, "seed": seed, **kept})
     return found
 
 
@@ -179,28 +175,21 @@ def linearized_runs(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             ``segments`` of kind "segment".
     """
     tables = []
-    for row in rows:
-        [curve] = row["curves"]
-        for path in curve["segments"]:
-            with storage.read(path, "segment") as segment:
-                for seed in segment.names():
-                    for panel in ("accuracy", "robust_accuracy"):
-                        columns = {"row": row["stage2"], "curve": "parent", "seed": int(seed.removeprefix("seed"))}
-                        columns |= {"epoch": segment[f"{seed}/metrics/epoch"].astype(float), "panel": panel}
-                        tables.append(pd.DataFrame({**columns, "value": segment[f"{seed}/metrics/test_{panel}"]}))
-        for path in curve["stage2"]:
-            with storage.read(path, "stage 2") as stage2:
-                every = stage2.spec["evaluate_every"]
-                for seed in stage2.names():
-                    for panel in ("accuracy", "robust_accuracy"):
-                        starts = stage2[f"{seed}/standard/{row['attack']}/{panel}"]
-                        trained = stage2[f"{seed}/linearized/history/{row['attack']}/{panel}"]
-                        for i, begin in enumerate(stage2[f"{seed}/spawn_epochs"]):
-                            values = np.concatenate([starts[i : i + 1], trained[i]])
-                            columns = {"row": row["stage2"], "curve": f"{begin:g}"}
-                            columns |= {"seed": int(seed.removeprefix("seed")), "panel": panel}
-                            epochs = begin + every * np.arange(len(values))
-                            tables.append(pd.DataFrame({**columns, "epoch": epochs, "value": values}))
+    panels = ("accuracy", "robust_accuracy")
+    for row, _, segment, seed in opened.of_curves(rows, "segment", "segments"):
+        metrics = segment[f"seed{seed}/metrics"]
+        for panel in panels:
+            columns = {"row": row["stage2"], "curve": "parent", "seed": seed, "epoch": metrics["epoch"].astype(float)}
+            tables.append(pd.DataFrame({**columns, "panel": panel, "value": metrics[f"test_{panel}"]}))
+    for row, _, stage2, seed in opened.of_curves(rows, "stage 2", "stage2"):
+        for panel in panels:
+            starts = stage2[f"seed{seed}/standard/{row['attack']}/{panel}"]
+            trained = stage2[f"seed{seed}/linearized/history/{row['attack']}/{panel}"]
+            for i, begin in enumerate(stage2[f"seed{seed}/spawn_epochs"]):
+                values = np.concatenate([starts[i : i + 1], trained[i]])
+                epochs = begin + stage2.spec["evaluate_every"] * np.arange(len(values))
+                columns = {"row": row["stage2"], "curve": f"{begin:g}", "seed": seed, "epoch": epochs}
+                tables.append(pd.DataFrame({**columns, "panel": panel, "value": values}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -211,19 +200,18 @@ def eigenattacks(paths: Iterable[str]) -> pd.DataFrame:
     their number.
     """
     tables = []
-    for path in paths:
-        with storage.read(path, "eigenattacks") as artefact:
-            for seed in artefact.spec["seeds"]:
-                for i, target in enumerate(artefact.spec["targets"]):
-                    columns = {"target": target, "seed": seed}
-                    for source in ("clean", "random", "own"):
-                        value = [float(artefact[f"seed{seed}/{source}"][i])]
-                        tables.append(pd.DataFrame({**columns, "source": source, "index": -1, "value": value}))
-                    for source in artefact.spec["networks"]:
-                        found = artefact[f"seed{seed}/{source}"]
-                        columns |= {"source": source, "index": np.append(found["features"], artefact.spec["largest"])}
-                        values = np.append(found["accuracy"][:, i], found["accuracy_all"][i])
-                        tables.append(pd.DataFrame({**columns, "value": values}))
+    for artefact, seed in opened.of_seeds(paths, "eigenattacks"):
+        measured = artefact[f"seed{seed}"]
+        for i, target in enumerate(artefact.spec["targets"]):
+            columns = {"target": target, "seed": seed}
+            for source in ("clean", "random", "own"):
+                value = [float(measured[source][i])]
+                tables.append(pd.DataFrame({**columns, "source": source, "index": -1, "value": value}))
+            for source in artefact.spec["networks"]:
+                found = measured[source]
+                columns |= {"source": source, "index": np.append(found["features"], artefact.spec["largest"])}
+                values = np.append(found["accuracy"][:, i], found["accuracy_all"][i])
+                tables.append(pd.DataFrame({**columns, "value": values}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -233,18 +221,15 @@ def lazy_networks(paths: Iterable[str]) -> pd.DataFrame:
     Panels are accuracies: clean; own, under the attack on itself; kernel, under that on the predictor at the same time;
     and cosine, of the input gradients of network and predictor.
     """
-    tables = []
-    for number, path in enumerate(paths):
-        with storage.read(path, "lazy networks") as artefact:
-            steps = artefact["steps"]
-            found = [(0, -1, artefact["predictor"])] if number == 0 else []
-            for seed in artefact.spec["seeds"]:
-                for width in artefact.spec["widths"]:
-                    found.append((width, seed, artefact[f"seed{seed}/width{width}"]))
-            for width, seed, panels in found:
-                for panel, values in panels.items():
-                    columns = {"width": width, "seed": seed, "steps": steps, "panel": panel, "value": values}
-                    tables.append(pd.DataFrame(columns))
+    tables: list[pd.DataFrame] = []
+    for artefact, seed in opened.of_seeds(paths, "lazy networks"):
+        found = [(width, seed, artefact[f"seed{seed}/width{width}"]) for width in artefact.spec["widths"]]
+        if not tables:  # the same in all files
+            found.insert(0, (0, -1, artefact["predictor"]))
+        for width, owner, panels in found:
+            for panel, values in panels.items():
+                columns = {"width": width, "seed": owner, "steps": artefact["steps"], "panel": panel, "value": values}
+                tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 
