@@ -102,7 +102,9 @@ def save(figure: Figure, table: pd.DataFrame, stem: Path, dpi: int) -> None:
         "csv": lambda path: table.to_csv(path, index=False),
     }
     figure.draw_without_rendering()  # lays out once for all formats
-    figure.set_layout_engine("none")
+    # With a layout engine in place, even one that does nothing, every format would be drawn twice.
+    with mpl.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
     # The layout's last digits vary from run to run, and with them identifiers in the SVG.
     for part in figure.subfigs:
         part.bbox_relative.set_points(np.round(part.bbox_relative.get_points(), 6))
