@@ -10,8 +10,8 @@ sys.path.insert(0, str(root / "src"))
 
 from robust_tangents.code_dependencies import imported_files  # noqa: E402
 from robust_tangents.configuration import Study  # noqa: E402
-from robust_tangents.papers import CITED, PAPERS, TOGETHER  # noqa: E402
 from robust_tangents.errors import InputError  # noqa: E402
+from robust_tangents.papers import CITED, PAPERS, TOGETHER  # noqa: E402
 from robust_tangents.schema import figure_kind  # noqa: E402
 
 try:
