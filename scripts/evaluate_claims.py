@@ -68,7 +68,6 @@ def main(options) -> None:
         **settings["about"],
         **made_with(settings["files"]),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     contents = {
         "claims.json": json.dumps(results, indent=1, ensure_ascii=False),
         "claims.csv": as_csv(results),

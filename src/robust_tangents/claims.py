@@ -228,7 +228,7 @@ def measured(entry: Spec) -> str:
 
 def must_be(entry: Spec) -> str:
     """The margin of a claim, as "above 0.5"."""
-    return f"above {number(entry['above'])}" if "above" in entry else f"below {number(entry['below'])}"
+    return f"above {entry['above']:g}" if "above" in entry else f"below {entry['below']:g}"
 
 
 def strip(entry: Spec, width: int = 180, height: int = 26) -> str:
