@@ -10,13 +10,16 @@ import subprocess
 import sys
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from robust_tangents import datasets, downloads, storage
+from robust_tangents.datasets import mnist
 from robust_tangents.downloads import DOWNLOADS, Download
 from robust_tangents.errors import InputError
 from robust_tangents.randomness import generator
@@ -299,7 +302,7 @@ def test_an_archive_is_read_without_writing_anything(cifar10, tmp_path, monkeypa
 
 
 def test_a_packed_file_is_unpacked_only_as_far_as_a_data_set_is_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "_LARGEST", 1 << 16)
+    monkeypatch.setattr(mnist, "LARGEST", 1 << 16)
     files = idx_files()
     folder = as_folder({f"{name}.gz": gzip.compress(content) for name, content in files.items()}, tmp_path / "mnist")
     images = IDX_FILES[0]
@@ -454,26 +457,120 @@ def test_unusable_idx_files_are_named(tmp_path):
         fails(f"{labels}.gz: cannot be unpacked", spec("mnist", folder), 0)
 
 
+# ImageNette ---------------------------------------------------------------------------------------------------------
+
+WORDNET = [
+    *("n01440764", "n02102040", "n02979186", "n03000684", "n03028079"),
+    *("n03394916", "n03417042", "n03425413", "n03445777", "n03888257"),
+]
+
+
+def jpeg(width: int, height: int, color=(200, 30, 90), mode: str = "RGB") -> bytes:
+    """An image of one colour, darker to the left and above of its central square."""
+    image = Image.new("RGB", (width, height), (0, 0, 0))
+    left, top = (width - 160) // 2, (height - 160) // 2
+    image.paste(color, (left, top, width, height))
+    buffer = io.BytesIO()
+    image.convert(mode).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def imagenette() -> dict[str, bytes]:
+    """Files of the archive: two training images of each class, portrait and landscape, and one for testing."""
+    files = {"noisy_imagenette.csv": b"path,label"}
+    for number, name in enumerate(WORDNET):
+        color = (20 * number, 100, 255 - 20 * number)
+        files[f"train/{name}/{name}_9.JPEG"] = jpeg(213, 160, color)
+        files[f"train/{name}/{name}_10.JPEG"] = jpeg(160, 240, color)
+        files[f"val/{name}/ILSVRC2012_val_{number}.JPEG"] = jpeg(160, 160, color, "L" if number == 3 else "RGB")
+    return files
+
+
+def imagenette_folder(files: dict[str, bytes], folder: Path) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_imagenette_is_cut_to_its_centre_and_ordered_by_class_and_name(imagenette, tmp_path, monkeypatch):
+    folder = imagenette_folder(imagenette, tmp_path / "data" / "imagenette2-160")
+    content = as_archive(imagenette, "imagenette2-160")
+    archive = tmp_path / "imagenette2-160.tgz"
+    archive.write_bytes(content)
+    monkeypatch.setitem(DOWNLOADS, "imagenette", (Download(archive.name, md5(content), ()),))
+    found = [datasets.load(spec("imagenette", path), 0) for path in (folder, folder.parent, archive)]
+    for data in found:
+        assert data.train_images.shape == (20, 160, 160, 3)
+        assert data.train_images.dtype == np.uint8
+        assert data.test_images.shape == (10, 160, 160, 3)
+        assert data.train_labels.tolist() == np.repeat(np.arange(10), 2).tolist()
+        assert data.class_names[0], data.class_names[9] == ("tench", "parachute")
+        for label, image in zip(data.train_labels, data.train_images, strict=True):
+            expected = np.array([20 * label, 100, 255 - 20 * label])
+            assert np.abs(image[8:, 8:] - expected).max() <= 6  # compressed
+            assert np.abs(image[0, 0] - expected).max() <= 80  # next to the dark border, which is cut off
+        np.testing.assert_array_equal(data.train_images, found[0].train_images)
+    grey = found[0].test_images[3]
+    assert (grey == grey[..., :1]).all()
+
+
+def test_imagenette_that_cannot_be_read_is_named(imagenette, tmp_path):
+    name = f"train/{WORDNET[0]}/{WORDNET[0]}_9.JPEG"
+    cases = [
+        (jpeg(320, 400), r"_9\.JPEG: has 320 x 400 pixels, of which the smaller number must be 160; use the 160-pixel"),
+        (b"GIF89a", r"_9\.JPEG: is no JPEG image; fetch the data set again"),
+        (imagenette[name][:600], r"_9\.JPEG: cannot be read \(.*\); fetch the data set again"),
+    ]
+    for number, (content, message) in enumerate(cases):
+        folder = imagenette_folder(imagenette | {name: content}, tmp_path / str(number))
+        fails(message, spec("imagenette", folder), 0)
+    folder = imagenette_folder({name: imagenette[name]}, tmp_path / "few")
+    fails(rf"{WORDNET[1]}: is missing; train and val need the folders n01440764, ", spec("imagenette", folder), 0)
+    fails(r"holds neither train nor the folder imagenette2-160", spec("imagenette", folder / "train"), 0)
+    no_images = {file: content for file, content in imagenette.items() if WORDNET[4] not in file}
+    folder = imagenette_folder(
+        no_images | {f"{part}/{WORDNET[4]}/readme": b"" for part in ("train", "val")}, tmp_path / "e"
+    )
+    fails(rf"holds no images in train/{WORDNET[4]}; fetch it again", spec("imagenette", folder), 0)
+    archive = tmp_path / "imagenette2-160.tgz"
+    archive.write_bytes(as_archive(imagenette, "imagenette2-160"))
+    fails("has MD5 .*, the official archive has e793b78cc4c9e9a4ccc0c1155377a412", spec("imagenette", archive), 0)
+
+
 # downloads ----------------------------------------------------------------------------------------------------------
 
 
 class Server:
-    """A web server on this machine that gives ``files`` and counts what it is asked for."""
+    """A web server on this machine that gives ``files`` and notes what it is asked for.
+
+    Under /broken a file is cut off after the bytes given, under /parts it is given from where a request wants it.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.sent = 0
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked.append(self.path)
                 content = outer.files.get(self.path)
-                self.send_response(404 if content is None else 200)
-                length = len(content or b"") + (1000 if self.path.startswith("/broken") else 0)
+                status, start = 200, 0
+                if content is None:
+                    status, content = 404, b""
+                elif self.path.startswith("/parts") and (wanted := self.headers.get("Range")):
+                    start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+                    status = 206 if start < len(content) else 416
+                self.send_response(status)
+                if status == 206:
+                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                length = len(content[start:]) + (1000 if self.path.startswith("/broken") else 0)
                 self.send_header("Content-Length", str(length))
                 self.end_headers()
-                self.wfile.write(content or b"")
+                outer.sent += self.wfile.write(content[start:])
 
             def log_message(self, *arguments) -> None:
                 pass
@@ -514,6 +611,47 @@ def test_the_first_good_mirror_is_used_and_the_file_kept(cifar10, cifar10_folder
     (folder / NAME).write_bytes(b"altered since")
     datasets.load(spec("cifar10"), 0, folder)
     assert (folder / NAME).read_bytes() == content
+
+
+def test_a_broken_download_is_continued_from_any_address(cifar10, server, tmp_path, monkeypatch, caplog):
+    content = as_archive(cifar10, "cifar-10-batches-bin")
+    server.files = {f"/broken/{NAME}": content[:100_000], f"/parts/{NAME}": content}
+    broken, parts = (f"{server.address}/{kind}/{NAME}" for kind in ("broken", "parts"))
+    monkeypatch.setitem(DOWNLOADS, "cifar10", (Download(NAME, md5(content), (broken,)),))
+    fails(r"broken off", spec("cifar10"), 0, tmp_path)
+    begun = (tmp_path / f"{NAME}.part").read_bytes()
+    assert len(begun) == 1 << 16  # whole blocks
+    assert content.startswith(begun)
+
+    monkeypatch.setitem(DOWNLOADS, "cifar10", (Download(NAME, md5(content), (DEAD, parts)),))
+    server.sent = 0
+    with caplog.at_level("INFO", "robust_tangents"):
+        datasets.load(spec("cifar10"), 0, tmp_path)
+    assert server.sent == len(content) - len(begun)
+    assert "continuing after 0.1 MB" in caplog.messages
+    assert os.listdir(tmp_path) == [NAME]
+
+
+@pytest.mark.parametrize("left", [b"of another file", bytes(1 << 20)], ids=["shorter", "longer"])
+def test_a_part_of_another_file_costs_one_attempt(cifar10, server, tmp_path, monkeypatch, left):
+    content = as_archive(cifar10, "cifar-10-batches-bin")
+    server.files = {f"/parts/{NAME}": content}
+    monkeypatch.setattr(downloads, "RETRIES", 1)
+    monkeypatch.setitem(DOWNLOADS, "cifar10", (Download(NAME, md5(content), (f"{server.address}/parts/{NAME}",)),))
+    (tmp_path / f"{NAME}.part").write_bytes(left)
+    datasets.load(spec("cifar10"), 0, tmp_path)
+    assert len(server.asked) == 2
+    assert os.listdir(tmp_path) == [NAME]
+
+
+def test_jobs_side_by_side_fetch_once(cifar10, server, tmp_path, monkeypatch):
+    content = as_archive(cifar10, "cifar-10-batches-bin")
+    server.files = {f"/good/{NAME}": content}
+    monkeypatch.setitem(DOWNLOADS, "cifar10", (Download(NAME, md5(content), (f"{server.address}/good/{NAME}",)),))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: len(datasets.load(spec("cifar10"), 0, tmp_path).test_labels), range(4)))
+    assert len(set(found)) == 1
+    assert len(server.asked) == 1
 
 
 def test_a_failed_address_is_tried_again(cifar10, server, tmp_path, monkeypatch):
@@ -559,7 +697,7 @@ def test_every_published_file_has_a_checksum_and_addresses():
     assert [download.name.removesuffix(".gz") for download in DOWNLOADS["mnist"]] == IDX_FILES
     for download in (download for group in DOWNLOADS.values() for download in group):
         assert len(bytes.fromhex(download.md5)) == 16
-        assert len(download.addresses) >= 2
+        assert len(download.addresses) >= (1 if download.name.startswith("imagenette") else 2)
         assert all(address.endswith(f"/{download.name}") for address in download.addresses)
 
 

@@ -21,5 +21,6 @@ SOURCES = {
     "fashion_mnist": Source("Fashion-MNIST", 60_000, 10_000, (28, 28, 1), 1, 10),
     "cifar10": Source("CIFAR-10", 50_000, 10_000, (32, 32, 3), 1, 10),
     "cifar100": Source("CIFAR-100", 50_000, 10_000, (32, 32, 3), 1, 100),
+    "imagenette": Source("ImageNette", 9469, 3925, (160, 160, 3), 1, 10),
 }
 """By the name that ``data.<name>.source`` takes."""

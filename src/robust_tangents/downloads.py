@@ -1,10 +1,15 @@
 """Where the public data sets come from, and how one of their files is fetched and checked."""
 
+import fcntl
 import hashlib
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from robust_tangents.errors import InputError
 
@@ -55,6 +60,13 @@ DOWNLOADS: dict[str, tuple[Download, ...]] = {
             ),
         ),
     ),
+    "imagenette": (
+        Download(
+            "imagenette2-160.tgz",
+            "e793b78cc4c9e9a4ccc0c1155377a412",
+            ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz",),
+        ),
+    ),
     "mnist": _idx(
         (
             "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -92,23 +104,68 @@ def md5(path: Path) -> str:
 class _LoggedProgress:
     """Stands in for a progress bar where there is no terminal: one line in the log for every tenth."""
 
-    def __init__(self) -> None:
-        self.total = 0
-        self._bytes = 0
-        self._tenths = 0
+    def __init__(self, total: int, initial: int) -> None:
+        self._total, self._bytes = total, initial
+        self._tenths = 10 * initial // total if total else 0
 
     def update(self, count: int) -> None:
         self._bytes += count
-        tenths = min(10 * self._bytes // self.total, 10) if self.total else 0
+        tenths = min(10 * self._bytes // self._total, 10) if self._total else 0
         if tenths > self._tenths:
             self._tenths = tenths
-            log.info("  %d%% of %.1f MB", 10 * tenths, self.total / 1e6)
-
-    def reset(self) -> None:
-        self._bytes = 0
+            log.info("  %d%% of %.1f MB", 10 * tenths, self._total / 1e6)
 
     def close(self) -> None:
         pass
+
+
+def _progress(total: int, initial: int) -> Any:
+    from tqdm import tqdm
+
+    on_terminal = sys.stderr.isatty() and not any(isinstance(handler, logging.FileHandler) for handler in log.handlers)
+    if on_terminal:
+        return tqdm(total=total or None, initial=initial, unit="B", unit_scale=True)
+    return _LoggedProgress(total, initial)
+
+
+def _continue(address: str, part: Path) -> None:
+    """Fetch an address into ``part``, from where an earlier attempt broke off if the server can do that."""
+    import requests
+
+    size = part.stat().st_size if part.exists() else 0
+    # Without "identity", a server may have the .gz unpacked on the way.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
+    with requests.get(address, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            part.unlink()  # as long as the file, or longer, and not it
+        response.raise_for_status()
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {size}-"):
+            size = 0
+        elif size:
+            log.info("continuing after %.1f MB", size / 1e6)
+        progress = _progress(size + int(response.headers.get("Content-Length", 0)), size)
+        with part.open("ab" if size else "wb") as file:
+            for chunk in response.iter_content(chunk_size=1 << 16):
+                file.write(chunk)
+                progress.update(len(chunk))
+        progress.close()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let one process at a time fetch into a folder, so that others find what it has fetched."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another job fetches into %s; waiting", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks: two jobs may fetch the same, and checksums tell
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _reason(error: Exception) -> str:
@@ -126,7 +183,8 @@ def _reason(error: Exception) -> str:
 def fetch(download: Download, folder: Path, *, key: str) -> Path:
     """Fetch a file into ``folder`` unless it is there already with the right checksum.
 
-    Written under a temporary name that is renamed once the checksum is right, and removed otherwise.
+    Written as ``<name>.part`` that is renamed once the checksum is right, and removed if it is wrong. What an
+    interrupted download has left there is continued, by this call or a later one, from whichever address answers.
 
     Args:
         download: what to fetch.
@@ -143,34 +201,34 @@ def fetch(download: Download, folder: Path, *, key: str) -> Path:
     import requests
 
     pooch.get_logger().setLevel(logging.WARNING)
-    on_terminal = sys.stderr.isatty() and not any(isinstance(handler, logging.FileHandler) for handler in log.handlers)
+    part = folder / f"{download.name}.part"
+
+    def downloader(address: str, output: str, _: object) -> None:
+        _continue(address, part)
+        os.replace(part, output)
+
     failures = []
-    for address in download.addresses:
-        store = pooch.create(
-            path=folder,
-            base_url="",
-            registry={download.name: f"md5:{download.md5}"},
-            urls={download.name: address},
-            retry_if_failed=RETRIES,
-        )
-        downloader = pooch.HTTPDownloader(
-            progressbar=True if on_terminal else _LoggedProgress(),
-            chunk_size=1 << 16,
-            timeout=_TIMEOUT,
-            headers={"Accept-Encoding": "identity"},  # else a server may have the .gz unpacked on the way
-        )
-        try:
-            if not Path(folder, download.name).exists():
-                log.info("fetching %s", address)
-            return Path(store.fetch(download.name, downloader=downloader))
-        except (requests.RequestException, ValueError) as error:
-            failures.append(f"{address} ({_reason(error)})")
-            log.info("%s: %s", address, _reason(error))
-        except OSError as error:
-            reason = error.strerror or " ".join(str(error).split())
-            raise InputError(
-                f"{folder}: cannot keep {download.name} ({reason}); check space and permissions"
-            ) from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone_in(folder):
+            for address in download.addresses:
+                store = pooch.create(
+                    path=folder,
+                    base_url="",
+                    registry={download.name: f"md5:{download.md5}"},
+                    urls={download.name: address},
+                    retry_if_failed=RETRIES,
+                )
+                try:
+                    if not (folder / download.name).exists():
+                        log.info("fetching %s", address)
+                    return Path(store.fetch(download.name, downloader=downloader))
+                except (requests.RequestException, ValueError) as error:
+                    failures.append(f"{address} ({_reason(error)})")
+                    log.info("%s: %s", address, _reason(error))
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise InputError(f"{folder}: cannot keep {download.name} ({reason}); check space and permissions") from error
     raise InputError(
         f"{download.name}: could not be fetched from {', '.join(failures)}; put it into {folder}/, or give the place "
         f"of a copy as {key}"
