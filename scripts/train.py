@@ -3,6 +3,7 @@
 import _job
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -21,7 +22,8 @@ def train_seed(
     """Checkpoints, momentum and metrics of one seed over the segment."""
     images, labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
     seeds = spec["study_seed"], seed
-    trainer = Trainer(network, images, labels, spec["training"], seeds, keep_attacked=spec["keep_attacked"])
+    trained = replace(network, mixed_precision=spec["precision"] == "mixed")
+    trainer = Trainer(trained, images, labels, spec["training"], seeds, keep_attacked=spec["keep_attacked"])
     evaluate = evaluator(network, spec, seed, data)
     start, stop = spec["epochs"]
     kept, attacked, metrics = {}, {}, []

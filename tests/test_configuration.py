@@ -148,6 +148,7 @@ def test_training_settings_hold_every_resolved_value(study):
             "momentum": 0.9,
             "weight_decay": 0,
         },
+        "precision": "float32",
         "keep_attacked": False,
         "epochs": [12, 24],
         "checkpoints": checkpoints,

@@ -19,6 +19,7 @@ from robust_tangents.plans import Job
 MODELS: dict[str, dict[str, Any]] = {
     "resnet": {"architecture": "resnet", "width": 4, "blocks": [1, 2]},
     "preact": {"architecture": "preact_resnet", "width": 4, "blocks": [1, 2, 1]},
+    "large": {"architecture": "preact_resnet", "width": 4, "blocks": [1, 2, 1], "large_images": True},
     "vgg": {"architecture": "vgg", "widths": [[4], [8, 8], []]},
     "cnn": {"architecture": "cnn", "widths": [4, 8, 6]},
     "fully_connected": {"architecture": "fully_connected", "widths": [7, 5]},

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 EXECUTION = Execution("xla", compiled_loops=True)
 SPECS: dict[str, dict[str, Any]] = {
     "resnet": {"architecture": "resnet", "width": 2, "blocks": [1, 1]},
+    "large": {"architecture": "preact_resnet", "width": 2, "blocks": [1, 1], "large_images": True},
     "cnn": {"architecture": "cnn", "widths": [2, 3]},
     "fully connected": {"architecture": "fully_connected", "widths": [5]},
 }

@@ -1,5 +1,7 @@
 """Networks have the sizes, initialisation, batch norm and features of the papers' ones, whichever way they convolve."""
 
+import re
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
@@ -23,6 +26,9 @@ PREACT_RESNET = {"architecture": "preact_resnet", "width": 4, "blocks": [1, 1]}
 PREACT_RESNET18 = {"architecture": "preact_resnet", "width": 64, "blocks": [2, 2, 2, 2]}
 VGG = {"architecture": "vgg", "widths": [[4], [5, 6], [3]]}
 VGG11 = {"architecture": "vgg", "widths": [[64], [128], [256, 256], [512, 512], [512, 512]]}
+# For ImageNette
+VGG11_POOL = {"architecture": "vgg", "widths": [*VGG11["widths"], []], "large_images": True}
+PREACT_RESNET18_STEM = PREACT_RESNET18 | {"large_images": True}
 CNN = {"architecture": "cnn", "widths": [2, 3]}
 CNN_MEGA = {"architecture": "cnn", "widths": [32, 64, 128]}
 FULLY_CONNECTED = {"architecture": "fully_connected", "widths": [10_000, 10_000]}
@@ -67,6 +73,8 @@ def plain(batch):
         (RESNET18, 10, (32, 32, 3), 11_173_962),
         (PREACT_RESNET18, 10, (32, 32, 3), 11_172_170),
         (VGG11, 10, (32, 32, 3), 9_231_114),
+        (VGG11_POOL, 10, (160, 160, 3), 9_231_114),
+        (PREACT_RESNET18_STEM, 10, (160, 160, 3), 11_172_170 + (49 - 9) * 3 * 64),
         (RESNET18, 100, (32, 32, 3), 11_220_132),
         (CNN_MEGA, 10, (32, 32, 3), 368_938),
         (CNN_MEGA, 10, (28, 28, 1), 349_162),
@@ -342,3 +350,77 @@ def test_the_cnn_pools_the_maximum_of_its_first_stage_and_the_mean_of_its_last(p
     np.testing.assert_allclose(features["stage2"], x, rtol=1e-5, atol=1e-6)
     mean = windows("stage2", 1).mean(axis=(2, 4)).reshape(len(batch), -1)
     np.testing.assert_allclose(features["penultimate"], mean, rtol=1e-5, atol=1e-6)
+
+
+# Large images
+
+
+@pytest.mark.parametrize(
+    ("spec", "sides"),
+    [
+        (VGG11_POOL, [80, 40, 40, 20, 20, 10, 10, 5]),
+        (PREACT_RESNET18_STEM, [40, 40, 20, 10, 5, 5]),
+    ],
+)
+def test_networks_for_imagenette_end_with_5_x_5_positions_of_512_features(spec, sides):
+    network = models.build(spec, 10, EXECUTION)
+    images = jax.ShapeDtypeStruct((1, 160, 160, 3), jnp.float32)
+    variables = jax.eval_shape(partial(network.module.init, train=True), jax.random.key(0), images)
+    shapes = jax.eval_shape(network.features, variables["params"], variables["batch_stats"], images)
+    names = [name for name, feature in shapes.items() if len(feature.shape) == 4 and name != "input"]
+    by_name = {name: shapes[name].shape for name in names}
+    assert sorted((shape[1] for shape in by_name.values()), reverse=True) == sides
+    assert shapes["penultimate"].shape == (1, 512)
+    assert {shape[3] for shape in by_name.values() if shape[1] == 5} == {512}
+
+
+@pytest.mark.parametrize("spec", [VGG | {"large_images": True}, PREACT_RESNET | {"width": 32, "large_images": True}])
+def test_convolutions_for_imagenette_start_with_the_deviation_of_what_they_write(spec):
+    network = models.build(spec, 3, EXECUTION)
+    params, _ = network.init(jax.random.key(0), images_of(2, 40, 40, 3))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if leaf.ndim == 4:
+            expected = np.sqrt(2 / (leaf.shape[0] * leaf.shape[1] * leaf.shape[3]))
+            assert np.std(leaf) == pytest.approx(expected, rel=4 / np.sqrt(2 * leaf.size)), path
+
+
+# Mixed precision
+
+
+@pytest.mark.parametrize(
+    ("spec", "convolution"),
+    [
+        *product([RESNET, CNN], ["xla", "rows"]),
+        *product([PREACT_RESNET, VGG, {"architecture": "fully_connected", "widths": [6]}], ["xla"]),
+    ],
+)
+def test_mixed_precision_rounds_what_layers_pass_on_and_nothing_that_is_kept(spec, convolution):
+    network = models.build(spec, 3, Execution(convolution, compiled_loops=True))
+    images = images_of(12, 8, 8, 3)
+    params, statistics = network.init(jax.random.key(0), images)
+    # The ResNet begins with zero logits.
+    params = jax.tree.map(lambda p: p + 0.1 * images_of(*p.shape, seed=p.size), params)
+
+    @partial(jax.jit, static_argnums=0)
+    def results(network, params, images):
+        def loss(params):
+            logits, updated = network.train(params, statistics, images)
+            return -jax.nn.log_softmax(logits)[:, 0].mean(), (logits, updated)
+
+        gradient, (logits, updated) = jax.grad(loss, has_aux=True)(params)
+        return logits, network.logits(params, statistics, images), gradient, updated
+
+    mixed = replace(network, mixed_precision=True)
+    *rounded, gradient, updated = results(mixed, params, images)
+    *exact, expected_gradient, expected_updated = results(network, params, images)
+    for found, wanted in zip(rounded, exact, strict=True):
+        assert 0 < np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    for found, wanted in ((gradient, expected_gradient), (updated, expected_updated)):
+        assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, wanted)
+        difference = jax.tree.map(jnp.subtract, found, wanted)
+        assert optax.tree.norm(difference) <= 0.1 * optax.tree.norm(wanted)
+
+    program = jax.jit(lambda x: mixed.train(params, statistics, x)[0]).lower(images).as_text()
+    *layers, last = re.findall(r"stablehlo\.(?:dot_general|convolution).*-> tensor<\S*x(\w+)>", program)
+    assert set(layers) == {"bf16"}
+    assert last == "f32"

@@ -355,6 +355,7 @@ class Study:
             "seeds": self.seed_groups[seeds],
             "model": self.model(segment.run),
             "training": spec,
+            "precision": run["precision"],
             "keep_attacked": run["keep_attacked"],
             "epochs": [segment.start, segment.stop],
             "checkpoints": self.segment_checkpoints(segment),

@@ -71,8 +71,8 @@ class _Walk:
     def norm(self) -> None:
         self.norms.append((self.height * self.width, self.channels))
 
-    def pool(self) -> None:
-        self.height, self.width = self.height // 2, self.width // 2
+    def pool(self, *, rounded_up: bool = False) -> None:
+        self.height, self.width = ((length + rounded_up) // 2 for length in (self.height, self.width))
 
     def dense(self, features: int, *, flatten: bool = True) -> None:
         read = self.channels * (self.height * self.width if flatten else 1)
@@ -93,7 +93,11 @@ def network(model: Spec, classes: int, shape: Sequence[int]) -> Network:
     match model["architecture"]:
         case "resnet" | "preact_resnet" as kind:
             after = kind == "resnet"  # batch norm behind convolutions, or in front of them
-            walk.conv(model["width"], norm=after)
+            if kind == "preact_resnet" and model.get("large_images"):
+                walk.conv(model["width"], 7, 2, norm=False)
+                walk.pool(rounded_up=True)
+            else:
+                walk.conv(model["width"], norm=after)
             for group, blocks in enumerate(model["blocks"]):
                 for block in range(blocks):
                     _block(walk, model["width"] * 2**group, 2 if group > 0 and block == 0 else 1, after)

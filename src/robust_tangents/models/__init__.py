@@ -35,12 +35,15 @@ class Network:
     Attributes:
         frozen_batch_norm: batch norm is in evaluation mode, at mean 0 and variance 1, also in training; only its
             scales and offsets are learned.
+        mixed_precision: `train` and `logits` pass bfloat16 from layer to layer. Parameters, the statistics of batch
+            norm and the last linear layer stay in float32.
     """
 
     module: nn.Module
     classes: int
     execution: Execution
     frozen_batch_norm: bool = False
+    mixed_precision: bool = False
 
     def init(self, key: jax.Array, images: jax.Array) -> tuple[Params, BatchStats]:
         """Parameters drawn from ``key``; unless frozen, batch-norm statistics of one training pass over ``images``."""
@@ -53,14 +56,19 @@ class Network:
         if self.frozen_batch_norm:
             return self.logits(params, batch_stats, images), batch_stats
         variables = {"params": params, "batch_stats": batch_stats}
-        logits, updated = self.module.apply(variables, images, train=True, mutable=["batch_stats"])
+        logits, updated = self.module.apply(variables, self._rounded(images), train=True, mutable=["batch_stats"])
         return logits, updated.get("batch_stats", batch_stats)
 
     def logits(self, params: Params, batch_stats: BatchStats, images: jax.Array) -> jax.Array:
         """Logits (B, C) in evaluation mode (running statistics)."""
-        logits = self.module.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits = self.module.apply(variables, self._rounded(images), train=False)
         assert isinstance(logits, jax.Array)
         return logits
+
+    def _rounded(self, images: jax.Array) -> jax.Array:
+        # Layers compute in the precision of what they read.
+        return images.astype(jnp.bfloat16) if self.mixed_precision else images
 
     def network_logits(self, params: Params, batch_stats: BatchStats, images: jax.Array) -> jax.Array:
         """The same as `logits`; expansions of a network differ."""
@@ -87,9 +95,12 @@ def build(spec: Mapping[str, Any], classes: int, execution: Execution) -> Networ
         case "resnet":
             module = ResNet(classes, spec["width"], tuple(spec["blocks"]), execution.convolution)
         case "preact_resnet":
-            module = PreActResNet(classes, spec["width"], tuple(spec["blocks"]), execution.convolution)
+            sizes = spec["width"], tuple(spec["blocks"]), spec.get("large_images", False)
+            module = PreActResNet(classes, *sizes, execution.convolution)
         case "vgg":
-            module = VGG(classes, tuple(map(tuple, spec["widths"])), execution.convolution)
+            module = VGG(
+                classes, tuple(map(tuple, spec["widths"])), spec.get("large_images", False), execution.convolution
+            )
         case "cnn":
             module = CNN(classes, tuple(spec["widths"]), execution.convolution)
         case "fully_connected":

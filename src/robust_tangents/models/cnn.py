@@ -48,6 +48,6 @@ class FullyConnected(nn.Module):
         del train
         x = x.reshape(len(x), -1)
         for layer, width in enumerate(self.widths, start=1):
-            x = nn.relu(nn.Dense(width, name=f"dense{layer}")(x))
+            x = nn.relu(nn.Dense(width, dtype=x.dtype, name=f"dense{layer}")(x))
             self.sow("features", "penultimate" if layer == len(self.widths) else f"hidden{layer}", x)
         return nn.Dense(self.classes, name="logits")(x)

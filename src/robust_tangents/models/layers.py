@@ -38,6 +38,8 @@ def _by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 class Conv(nn.Module):
     """Two-dimensional convolution, NHWC, SAME padding, square kernel of shape (size, size, C_in, C_out).
 
+    Computed in the precision of the input, whatever that of the parameters.
+
     ``implementation`` chooses XLA's convolution or a product of image rows and a banded matrix: same parameters, same
     result to rounding. At small images on a CPU the second is faster and, unlike the first, keeps its speed inside
     compiled loops.
@@ -53,6 +55,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features))
+        kernel = kernel.astype(x.dtype)
         if self.implementation == "rows":
             y = _by_rows(x, kernel, self.stride)
         else:
@@ -60,8 +63,12 @@ class Conv(nn.Module):
                 x, kernel, (self.stride, self.stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
         return y
+
+
+# Normal of deviation √(2 / (size² C_out)), in the networks for ImageNette of Su et al. 2023 (authors' code).
+FAN_OUT_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def pooling_windows(x: jax.Array) -> jax.Array:
@@ -97,8 +104,9 @@ class BatchNorm(nn.Module):
         count = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
         if train:
             axes = tuple(range(x.ndim - 1))
-            mean = jnp.mean(x, axes)
-            variance = jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0)
+            exact = x.astype(hidden_mean.value.dtype)  # x may be rounded more coarsely
+            mean = jnp.mean(exact, axes)
+            variance = jnp.maximum(jnp.mean(exact * exact, axes) - mean * mean, 0)
             hidden_mean.value = self.decay * hidden_mean.value + (1 - self.decay) * mean
             hidden_variance.value = self.decay * hidden_variance.value + (1 - self.decay) * variance
             count.value = count.value + 1
@@ -106,7 +114,7 @@ class BatchNorm(nn.Module):
             correction = 1 - self.decay ** count.value.astype(jnp.float32)
             mean, variance = hidden_mean.value / correction, hidden_variance.value / correction
         factor = scale * lax.rsqrt(variance + self.epsilon)
-        return x * factor + (offset - mean * factor)
+        return x * factor.astype(x.dtype) + (offset - mean * factor).astype(x.dtype)
 
 
 def identity_statistics(batch_stats: Any) -> Any:

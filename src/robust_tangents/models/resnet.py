@@ -1,6 +1,6 @@
 """Residual networks of Loo et al. 2022 and of Su et al. 2023."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from robust_tangents.execution import Convolution
-from robust_tangents.models.layers import BatchNorm, Conv
+from robust_tangents.models.layers import FAN_OUT_NORMAL, BatchNorm, Conv
 
 
 def _fan_in_truncated(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
@@ -83,11 +83,12 @@ class PreActBlock(nn.Module):
 
     features: int
     stride: int
+    kernel_init: Callable
     convolution: Convolution
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        conv = partial(Conv, self.features, kernel_init=_fan_in_uniform, implementation=self.convolution)
+        conv = partial(Conv, self.features, kernel_init=self.kernel_init, implementation=self.convolution)
 
         y = nn.relu(BatchNorm(name="norm1")(x, train))
         if self.stride > 1 or x.shape[-1] != self.features:
@@ -103,23 +104,33 @@ class PreActResNet(nn.Module):
     Sizes as in `ResNet`; ``blocks=(2, 2, 2, 2)`` with ``width=64`` is the PreActResNet18 of the paper: 11,172,170
     parameters for ten classes.
 
-    Source: Su et al. 2023, authors' code (PreActResNet18); PyTorch's default initialisation.
+    With ``large_images`` it is the network for ImageNette: the stem is a 7×7 convolution of stride 2 and a 3×3 maximum
+    pool of stride 2, and convolutions start at N(0, 2 / (size² C_out)).
+
+    Source: Su et al. 2023, authors' code (PreActResNet18); PyTorch's default initialisation, but for large images.
+        The window of the pool is that of the usual ResNets; the paper's is not known to us.
     """
 
     classes: int
     width: int = 64
     blocks: Sequence[int] = (2, 2, 2, 2)
+    large_images: bool = False
     convolution: Convolution = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = Conv(self.width, kernel_init=_fan_in_uniform, implementation=self.convolution, name="stem_conv")(x)
+        kernel_init = FAN_OUT_NORMAL if self.large_images else _fan_in_uniform
+        stem = partial(Conv, self.width, kernel_init=kernel_init, implementation=self.convolution, name="stem_conv")
+        x = stem(7, 2)(x) if self.large_images else stem()(x)
+        if self.large_images:
+            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
         self.sow("features", "stem", x)
         for group, blocks in enumerate(self.blocks):
             for block in range(blocks):
                 x = PreActBlock(
                     self.width * 2**group,
                     stride=2 if group > 0 and block == 0 else 1,
+                    kernel_init=kernel_init,
                     convolution=self.convolution,
                     name=f"group{group + 1}_block{block + 1}",
                 )(x, train)

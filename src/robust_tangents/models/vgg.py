@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from robust_tangents.execution import Convolution
-from robust_tangents.models.layers import BatchNorm, Conv, pooling_windows
+from robust_tangents.models.layers import FAN_OUT_NORMAL, BatchNorm, Conv, pooling_windows
 
 _fan_in_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -19,11 +19,16 @@ class VGG(nn.Module):
     parameters for ten classes. An empty last group adds a pool at the end. The output of every convolution, pooled
     where a pool follows, is a stage: what the next convolution sees.
 
-    Source: Su et al. 2023, authors' code (vgg11_bn): convolutions N(0, 2 / (9 C_in)), linear layer N(0, 0.01²).
+    With ``large_images`` it is the network for ImageNette, together with an empty last group: convolutions start at
+    N(0, 2 / (9 C_out)).
+
+    Source: Su et al. 2023, authors' code (vgg11_bn): convolutions N(0, 2 / (9 C_in)), linear layer N(0, 0.01²); for
+        large images vgg11_bn_pool.
     """
 
     classes: int
     widths: Sequence[Sequence[int]] = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+    large_images: bool = False
     convolution: Convolution = "xla"
 
     @nn.compact
@@ -35,7 +40,7 @@ class VGG(nn.Module):
                 conv = Conv(
                     width,
                     use_bias=True,
-                    kernel_init=_fan_in_normal,
+                    kernel_init=FAN_OUT_NORMAL if self.large_images else _fan_in_normal,
                     implementation=self.convolution,
                     name=f"conv{layer}",
                 )
