@@ -4,12 +4,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import foolbox
 import torch
-import torchattacks
 from side import BLOCKS, GROUPS, converse, problem
 from torch import nn
 from torch.nn import functional
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Norm(nn.Module):
@@ -78,9 +78,14 @@ class ResNet(nn.Module):
 class Given:
     def __init__(self, given, channels_last):
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = ResNet(given["params"], given["batch_stats"]).eval().to(memory_format=layout)
-        self.images = torch.tensor(given["images"]).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-        self.labels = torch.tensor(given["labels"]).long()
+        self.network = ResNet(given["params"], given["batch_stats"]).eval().to(DEVICE, memory_format=layout)
+        self.images = torch.tensor(given["images"]).permute(0, 3, 1, 2).to(DEVICE).contiguous(memory_format=layout)
+        self.labels = torch.tensor(given["labels"]).long().to(DEVICE)
+
+
+def on(fresh, task, *arguments):
+    """A task on a network and images of its own."""
+    return task(fresh(), *arguments)
 
 
 def descend(network, x, y, steps):
@@ -95,7 +100,7 @@ def descend(network, x, y, steps):
 
 
 def back(images):
-    return images.permute(0, 2, 3, 1).numpy()
+    return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def plain(given, steps):
@@ -105,11 +110,15 @@ def plain(given, steps):
 
 
 def by_torchattacks(given, steps):
+    import torchattacks
+
     attack = torchattacks.PGD(given.network, eps=8 / 255, alpha=2 / 255, steps=steps, random_start=False)
     return lambda: back(attack(given.images[:128], given.labels[:128]))
 
 
 def by_foolbox(given, steps):
+    import foolbox
+
     model = foolbox.PyTorchModel(given.network, bounds=(0, 1))
     attack = foolbox.attacks.LinfPGD(abs_stepsize=2 / 255, steps=steps, random_start=False)
     return lambda: back(attack.run(model, given.images[:128], given.labels[:128], epsilon=8 / 255))
@@ -123,7 +132,7 @@ def gradient(given):
 
     def run():
         value = functional.cross_entropy(given.network(given.images[:128]), given.labels[:128])
-        return torch.autograd.grad(value, parameters)[0].permute(2, 3, 1, 0).numpy()
+        return torch.autograd.grad(value, parameters)[0].permute(2, 3, 1, 0).cpu().numpy()
 
     return run
 
@@ -140,6 +149,8 @@ def epoch(given, steps):
             optimiser.zero_grad()
             functional.cross_entropy(given.network(attacked), y).backward()
             optimiser.step()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
         return 0.0
 
     return run
@@ -157,7 +168,7 @@ def kernel(given, count, chunk):
     def run():
         jacobian = rows(params, given.images[:count])
         flat = [part.flatten(2) for part in jacobian.values()]
-        return sum(torch.einsum("nap,map->nm", part, part) for part in flat).numpy() / 10
+        return sum(torch.einsum("nap,map->nm", part, part) for part in flat).cpu().numpy() / 10
 
     return run
 
@@ -168,10 +179,10 @@ if __name__ == "__main__":
     for size in ("32x32", "8x8"):
         for name, channels_last in {"": False, " channels last": True}.items():
             fresh = partial(Given, everything[size], channels_last)
-            tasks[f"pgd {size}{name}"] = lambda fresh=fresh: plain(fresh(), 20)
-            tasks[f"torchattacks {size}{name}"] = lambda fresh=fresh: by_torchattacks(fresh(), 20)
-            tasks[f"foolbox {size}{name}"] = lambda fresh=fresh: by_foolbox(fresh(), 20)
-            tasks[f"gradient {size}{name}"] = lambda fresh=fresh: gradient(fresh())
-            tasks[f"epoch {size}{name}"] = lambda fresh=fresh: epoch(fresh(), 10)
-    tasks["kernel"] = lambda: kernel(Given(everything["32x32"], False), 200, 10)
+            tasks[f"pgd {size}{name}"] = partial(on, fresh, plain, 20)
+            tasks[f"torchattacks {size}{name}"] = partial(on, fresh, by_torchattacks, 20)
+            tasks[f"foolbox {size}{name}"] = partial(on, fresh, by_foolbox, 20)
+            tasks[f"gradient {size}{name}"] = partial(on, fresh, gradient)
+            tasks[f"epoch {size}{name}"] = partial(on, fresh, epoch, 10)
+    tasks["kernel"] = partial(on, partial(Given, everything["32x32"], False), kernel, 200, 10)
     converse(tasks)

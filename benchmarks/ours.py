@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from side import RESNET, converse, problem
+from side import converse, problem, resnet
 
 from robust_tangents import execution, models
 from robust_tangents.attacks import Attack, pgd
@@ -29,7 +29,8 @@ class Given:
 
     def __init__(self, given: dict[str, Any]):
         self.images, self.labels = jnp.asarray(given["images"]), jnp.asarray(given["labels"])
-        self.network = models.build(RESNET, 10, execution.choose(self.images.shape[1:]))
+        width = given["params"]["stem_conv"]["kernel"].shape[-1]
+        self.network = models.build(resnet(width), 10, execution.choose(self.images.shape[1:]))
         self.params, self.batch_stats = jax.tree.map(jnp.asarray, (given["params"], given["batch_stats"]))
 
 

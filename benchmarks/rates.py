@@ -54,6 +54,11 @@ def seconds(work: Callable[[], Any], rounds: int) -> tuple[float, float]:
     return times[0], min(times[1:])
 
 
+def trained(trainer: Any, state: Any) -> Any:
+    """Parameters after an epoch."""
+    return list(trainer.epoch(state, 0))[-1][1].params
+
+
 def networks(names: list[str], rounds: int) -> None:
     """Forward passes, attack steps and training steps, of networks and of their first-order expansions."""
     from jax.tree_util import Partial
@@ -93,7 +98,7 @@ def networks(names: list[str], rounds: int) -> None:
                     steps,
                 ),
                 "training step": (
-                    lambda trainer=trainer, state=state: list(trainer.epoch(state, 0))[-1][1].params,
+                    partial(trained, trainer, state),
                     batches,
                 ),
             }
@@ -111,12 +116,13 @@ def networks(names: list[str], rounds: int) -> None:
 def kernels(names: list[str], rounds: int) -> None:
     """Empirical kernels, of every class and in full."""
     from robust_tangents import execution, models, operations
-    from robust_tangents.kernels import empirical_kernels
+    from robust_tangents.kernels import Kind, empirical_kernels
 
     for name in names:
         spec, shape, _ = NETWORKS[name]
         network = models.build(spec, 10, execution.choose(shape))
-        for points, kinds in ((50, ["trace"]), (100, ["class"]), (50, ["full"])):
+        measured: list[tuple[int, list[Kind]]] = [(50, ["trace"]), (100, ["class"]), (50, ["full"])]
+        for points, kinds in measured:
             x = jax.random.uniform(jax.random.key(0), (points, *shape))
             params, stats = network.init(jax.random.key(1), x)
             first, fastest = seconds(partial(empirical_kernels, network, params, stats, x, kinds), rounds)
@@ -138,9 +144,9 @@ def infinite(rounds: int) -> None:
             count = {8: 60, 16: 12, 32: 2}[shape[0]] if architecture.startswith("myrtle") else 100
             x = jnp.asarray(np.random.default_rng(0).random((count, *shape)))
             kernel = infinite_kernels.build(architecture, shape, 10**9)
-            _, value = seconds(lambda kernel=kernel, x=x: kernel(x, x), rounds)
+            _, value = seconds(partial(kernel, x, x), rounds)
             weights = jnp.ones((count, 1))
-            first, gradient = seconds(lambda kernel=kernel, x=x, w=weights: kernel.at(x[0], x, w), rounds)
+            first, gradient = seconds(partial(kernel.at, x[0], x, weights), rounds)
             print(
                 f"{architecture} {shape}: {1e6 * value / count**2:.2f} µs a pair, with gradient"
                 f" {1e6 * gradient / count:.2f} µs, compiled in {first - gradient:.1f} s",

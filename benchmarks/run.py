@@ -1,6 +1,7 @@
 """Measure the engines against peers and against the machine, both sides taking turns in one run.
 
     make benchmarks
+    python benchmarks/run.py --width 64 --torch $(which python3)    # a GPU, with the PyTorch that is there
 
 Writes benchmarks/results/<machine>.json and .md. Every row is a median over ROUNDS rounds of the peer's time over ours;
 both sides compute the same thing from the same file, and the relative difference of their results is part of the row.
@@ -20,8 +21,9 @@ from typing import Any
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
-from side import RESNET
+from side import resnet
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +31,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from robust_tangents import execution, models  # noqa: E402
 
-SIDES = {
+SIDES: dict[str, tuple[str | Path, str]] = {
     "ours": (sys.executable, "ours.py"),
     "neural-tangents": (ROOT / ".neural-tangents/bin/python", "by_neural_tangents.py"),
     "torch": (ROOT / ".benchmarks/bin/python", "by_torch.py"),
@@ -90,10 +92,7 @@ ROWS = [
 class Side:
     """A process that holds prepared tasks."""
 
-    def __init__(self, name: str, problem: Path):
-        interpreter, script = SIDES[name]
-        if not Path(interpreter).exists():
-            sys.exit(f"{interpreter}: no such environment; run `make benchmarks`, which sets it up")
+    def __init__(self, name: str, interpreter: str | Path, script: str, problem: Path):
         command = [str(interpreter), str(Path(__file__).with_name(script)), str(problem)]
         self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -119,14 +118,14 @@ class Side:
         self.process.communicate()
 
 
-def write_problem(path: Path) -> None:
+def write_problem(path: Path, width: int) -> None:
     """Random images and labels of both sizes, and a network moved away from its zero logits."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for size, channels, count in ((32, 3, 1600), (8, 3, 1280)):
             images = rng.uniform(size=(count, size, size, channels)).astype(np.float32)
-            network = models.build(RESNET, 10, execution.choose(images.shape[1:]))
-            params, batch_stats = network.init(jax.random.key(0), images[:128])
+            network = models.build(resnet(width), 10, execution.choose(images.shape[1:]))
+            params, batch_stats = network.init(jax.random.key(0), jnp.asarray(images[:128]))
             params["logits"] = jax.tree.map(
                 lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 8, params["logits"]
             )
@@ -157,9 +156,10 @@ def difference(kind: str, ours: np.ndarray, theirs: np.ndarray) -> float | None:
 def compare(row: Row, sides: dict[str, Side], rounds: int, folder: Path) -> dict[str, Any]:
     """Prepare both sides, let them take turns, and keep the peer's fastest task."""
     ours, peer = sides["ours"], sides[row.side]
-    ours.ask(prepare=row.ours)
     for task in row.theirs:
-        peer.ask(prepare=task)
+        if package := peer.ask(prepare=task).get("missing"):
+            return {"row": row.name, "missing": package}
+    ours.ask(prepare=row.ours)
     times: dict[str, list[float]] = {task: [] for task in ("ours", *row.theirs)}
     for _ in range(rounds):
         times["ours"].append(ours.seconds(row.ours))
@@ -228,6 +228,9 @@ def machine() -> dict[str, Any]:
 def as_table(found: dict[str, Any]) -> str:
     lines = ["| work / peer | ours (s) | peer (s) | ratio (range) | to reach | difference |", "|" + "---|" * 6]
     for row in found["comparisons"]:
+        if "missing" in row:
+            lines.append(f"| {row['row']} | | | not measured: {row['missing']} is not there | | |")
+            continue
         spread = f"{row['ratio']:.2f} ({min(row['ratios']):.2f}–{max(row['ratios']):.2f})"
         error = "–" if row["difference"] is None else f"{row['difference']:.1e}"
         lines.append(
@@ -247,26 +250,36 @@ def as_table(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--width", type=int, default=16, help="of the ResNet-18; the papers' has 64")
+    parser.add_argument("--torch", type=Path, default=SIDES["torch"][0], help="a Python with PyTorch")
     parser.add_argument("--only", default="", help="rows whose names contain this; without the limits")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         problem = Path(folder, "problem.h5")
-        write_problem(problem)
-        sides = {name: Side(name, problem) for name in SIDES}
+        write_problem(problem, options.width)
+        environments = SIDES | {"torch": (options.torch, SIDES["torch"][1])}
+        there = {name: side for name, side in environments.items() if Path(side[0]).exists()}
+        sides = {name: Side(name, python, script, problem) for name, (python, script) in there.items()}
         rows = [row for row in ROWS if options.only in row.name]
         progress = tqdm(rows, file=sys.stderr)
-        comparisons = [compare(row, sides, options.rounds, Path(folder)) for row in progress]
+        comparisons = [
+            compare(row, sides, options.rounds, Path(folder)) if row.side in there
+            else {"row": row.name, "missing": environments[row.side][0]}
+            for row in progress
+        ]  # fmt: skip
         shape = (32, 32, 3)
-        parameters = models.parameter_count(models.build(RESNET, 10, execution.choose(shape)), shape)
+        parameters = models.parameter_count(models.build(resnet(options.width), 10, execution.choose(shape)), shape)
         limits = [] if options.only else own_limits(sides["ours"], options.rounds, parameters)
         for side in sides.values():
             side.close()
-    found = {"machine": machine(), "rounds": options.rounds, "comparisons": comparisons, "limits": limits}
+    settings = {"width": options.width, "rounds": options.rounds}
+    found = {"machine": machine(), **settings, "comparisons": comparisons, "limits": limits}
     print(as_table(found))
     if not options.only:
-        stem = ROOT / "benchmarks" / "results" / platform.machine()
+        kind = "" if jax.default_backend() == "cpu" else f"-{jax.devices()[0].device_kind.replace(' ', '-')}"
+        stem = ROOT / "benchmarks" / "results" / (platform.machine() + kind)
         stem.parent.mkdir(exist_ok=True)
-        stem.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+        stem.with_suffix(".json").write_text(json.dumps(found, indent=1, default=str) + "\n")
         stem.with_suffix(".md").write_text(as_table(found))
 
 

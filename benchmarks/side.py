@@ -1,14 +1,15 @@
 """What every side of a comparison shares: the problem it reads, and the conversation with run.py.
 
 A side is a process that prepares tasks and runs them when told, so that two sides, each in its own environment, can
-take turns. It reads one JSON object per line and answers with one: {"prepare": task} is answered when the task has been
-set up, compiled and run once; {"run": task} with {"seconds": …}; {"save": task, "path": …} writes the last result.
+take turns. It reads one JSON object per line and answers with one: {"prepare": task} is answered when the task has
+been set up, compiled and run once, or with {"missing": package}; {"run": task} with {"seconds": …}; {"save": task,
+"path": …} writes the last result.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ import h5py
 import numpy as np
 
 BLOCKS = (2, 2, 2, 2)
-RESNET = {"architecture": "resnet", "width": 16, "blocks": list(BLOCKS)}  # ResNet-18 at a quarter of its width
 GROUPS = len(BLOCKS)
+
+
+def resnet(width: int) -> dict[str, Any]:
+    """Settings of a ResNet-18, which has a width of 64."""
+    return {"architecture": "resnet", "width": width, "blocks": list(BLOCKS)}
 
 
 def problem(path: Path) -> dict[str, Any]:
@@ -30,7 +35,7 @@ def problem(path: Path) -> dict[str, Any]:
         return read(file)
 
 
-def converse(tasks: dict[str, Callable[[], Callable[[], Any]]]) -> None:
+def converse(tasks: Mapping[str, Callable[[], Callable[[], Any]]]) -> None:
     """Serve until the input ends. A task is a function that sets up and gives the function to be timed."""
     prepared: dict[str, Callable[[], Any]] = {}
     results: dict[str, Any] = {}
@@ -38,8 +43,12 @@ def converse(tasks: dict[str, Callable[[], Callable[[], Any]]]) -> None:
         order = json.loads(line)
         answer: dict[str, Any] = {}
         if "prepare" in order:
-            prepared[order["prepare"]] = tasks[order["prepare"]]()
-            results[order["prepare"]] = prepared[order["prepare"]]()
+            try:
+                prepared[order["prepare"]] = tasks[order["prepare"]]()
+            except ModuleNotFoundError as error:
+                answer["missing"] = error.name
+            else:
+                results[order["prepare"]] = prepared[order["prepare"]]()
         elif "run" in order:
             begin = time.perf_counter()
             results[order["run"]] = prepared[order["run"]]()

@@ -1,0 +1,187 @@
+"""A shortened study, step by step and without Snakemake, to see what a machine makes of the workflow's jobs.
+
+    python benchmarks/shortened.py --path FOLDER_OF_CIFAR-10 --out measures
+
+Trains a ResNet-18 on clean and on attacked images, once in float32 and once in mixed precision, takes kernels along
+the runs, and trains linearised networks from a few of their checkpoints, each step by the script that the workflow
+runs. Needs JAX, Flax, Optax, h5py and SciPy. Writes OUT/measures.json and .md: time and memory of every step, and what
+came out; checkpoints and kernels go to a temporary folder.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from tqdm import tqdm  # noqa: E402
+
+from robust_tangents import storage  # noqa: E402
+
+SEED = {"study_seed": 0, "seeds": [0]}
+SGD = {"momentum": 0.9, "weight_decay": 0, "batch_size": 128}
+
+
+def attack(options: argparse.Namespace, steps: int) -> dict[str, Any]:
+    return {"norm": "linf", "epsilon": options.epsilon, "steps": steps, "step_size": None, "random_start": True}
+
+
+def evaluated(options: argparse.Namespace) -> dict[str, Any]:
+    return attack(options, 20) | {"margin_restarts": 1}
+
+
+def adversarial(options: argparse.Namespace) -> dict[str, Any]:
+    return {"attack": attack(options, 10), "attack_mode": "evaluation", "adversarial_steps": "alternate"}
+
+
+def steps(options: argparse.Namespace, work: Path) -> list[tuple[str, str, dict[str, Any], list[str | Path]]]:
+    """Name, script, settings and other options of every step, in order."""
+    model = {"architecture": "resnet", "width": options.width, "blocks": options.blocks}
+    kept = sorted({epoch for epoch in (0, 1, 2, 4, 8, 16) if epoch < options.epochs} | {options.epochs})
+    dataset = {"source": options.source, "path": options.path, "classes": None}
+    dataset |= {"train_per_class": options.train_per_class, "test_per_class": options.test_per_class}
+    data, subset = work / "data.h5", work / "subset.h5"
+    result: list[tuple[str, str, dict[str, Any], list[str | Path]]] = [
+        ("data", "prepare_data", {"name": "data", "seed": 0, "dataset": dataset}, ["--out", data]),
+        ("subset", "draw_subset", SEED | {"points": options.points, "first": False}, ["--data", data, "--out", subset]),
+    ]
+    objectives: dict[str, dict[str, Any]] = {"benign": {}, "adversarial": adversarial(options)}
+    for precision in ("float32", "mixed"):
+        for name, settings in objectives.items():
+            training = {**SGD, "learning_rate": [[0, 0.1]], "objective": "adversarial" if settings else "standard"}
+            spec = {
+                **SEED, "model": model, "training": training | settings, "precision": precision,
+                "keep_attacked": False, "epochs": [0, options.epochs], "checkpoints": kept,
+                "evaluation": {"attack": evaluated(options), "every": options.epochs, "points": None},
+            }  # fmt: skip
+            run = f"{name}, {precision}"
+            result.append((f"train {run}", "train", spec, ["--data", data, "--out", work / f"{run}.h5"]))
+    for name in objectives:
+        segment, kernels = work / f"{name}, float32.h5", work / f"kernels {name}.h5"
+        spec = {**SEED, "model": model, "epochs": kept, "attack": None, "kinds": ["trace", "class"]}
+        spec["budget_mb"] = options.budget_mb
+        arguments: list[str | Path] = ["--segment", segment, "--subset", subset, "--out", kernels]
+        result.append((f"kernels {name}", "extract_kernels", spec, arguments))
+        measured: list[str | Path] = ["--kernels", kernels, "--out", work / f"measures {name}.h5"]
+        result.append((f"measures {name}", "measure_kernels", {"seeds": [0], "until": None, "top": 20}, measured))
+        spec = {
+            **SEED, "model": model, "variants": ["linearized", "centered"], "batch_norm": "frozen",
+            "training": {**SGD, "learning_rate": [[0, 0.01]], "objective": "standard"}, "epochs": options.stage2_epochs,
+            "keep_networks": False, "evaluate_every": None, "spawn_epochs": [kept[0], kept[len(kept) // 2], kept[-1]],
+            "evaluation_attacks": {"test": evaluated(options)},
+        }  # fmt: skip
+        arguments = ["--data", data, "--segments", segment, "--out", work / f"stage2 {name}.h5"]
+        result.append((f"stage 2 {name}", "train_stage2", spec, arguments))
+    return result
+
+
+class GpuMemory:
+    """The largest memory that the GPU had in use, in MB, looked up every half second; None without a GPU."""
+
+    def __enter__(self) -> "GpuMemory":
+        self.peak: float | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        while shutil.which(command[0]) and not self._stop.wait(0.5):
+            found = subprocess.run(command, capture_output=True, text=True, check=False)
+            if found.returncode == 0 and found.stdout.strip():
+                self.peak = max(self.peak or 0, *map(float, found.stdout.split()))
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def run(script: str, spec: dict[str, Any], arguments: list[str | Path], log: Path) -> dict[str, Any]:
+    """Run a step; its seconds, start and compilation included, and memory in MB."""
+    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--spec", json.dumps(spec), "--log", str(log)]
+    # Without reserved memory, what is in use is what is needed.
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    with GpuMemory() as memory:
+        begin = time.perf_counter()
+        process = subprocess.Popen([*command, *map(str, arguments)], env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+    if status:
+        sys.exit(f"{script}: failed; {log} says why")
+    return {"seconds": seconds, "resident_mb": usage.ru_maxrss / 1000, "gpu_mb": memory.peak}
+
+
+def findings(work: Path) -> dict[str, Any]:
+    """What came out: accuracies at the end of each run, kernels along it, second stages by spawn epoch."""
+    found: dict[str, Any] = {"runs": {}, "kernels": {}, "stage2": {}}
+    for name in ("benign", "adversarial"):
+        for precision in ("float32", "mixed"):
+            with storage.read(work / f"{name}, {precision}.h5", "segment") as segment:
+                metrics = segment["seed0/metrics"]
+                found["runs"][f"{name}, {precision}"] = {key: float(value[-1]) for key, value in metrics.items()}
+        with storage.read(work / f"measures {name}.h5", "kernel measures") as measures:
+            found["kernels"][name] = {key: value.tolist() for key, value in measures["seed0"].items()}
+        with storage.read(work / f"stage2 {name}.h5", "stage 2") as stage2:
+            rows = stage2["seed0"]
+            found["stage2"][name] = {"spawn_epochs": rows["spawn_epochs"].tolist()} | {
+                kind: {key: rows[kind]["test"][key].tolist() for key in ("accuracy", "robust_accuracy")}
+                for kind in ("standard", "linearized", "centered")
+            }
+    return found
+
+
+def as_tables(found: dict[str, Any]) -> str:
+    lines = ["| step | seconds | memory, MB | GPU memory, MB |", "|---|---|---|---|"]
+    for name, step in found["steps"].items():
+        memory = "not measured" if step["gpu_mb"] is None else f"{step['gpu_mb']:.0f}"
+        lines.append(f"| {name} | {step['seconds']:.1f} | {step['resident_mb']:.0f} | {memory} |")
+    columns = ("loss", "train_accuracy", "train_robust_accuracy", "test_accuracy", "test_robust_accuracy")
+    lines += ["", f"| run | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
+    for name, run in found["runs"].items():
+        lines.append(f"| {name} | {' | '.join(f'{run[column]:.3f}' for column in columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="cifar10", help="data set")
+    parser.add_argument("--path", help="folder or archive of the data set; downloaded without")
+    parser.add_argument("--out", type=Path, required=True, help="folder of measures.json and measures.md")
+    parser.add_argument("--width", type=int, default=64, help="of the ResNet")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[2, 2, 2, 2], help="of the ResNet, by group")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--stage2-epochs", type=int, default=5)
+    parser.add_argument("--epsilon", type=float, default=4 / 255)
+    parser.add_argument("--train-per-class", type=int, help="training images per class; all without")
+    parser.add_argument("--test-per-class", type=int, help="test images per class; all without")
+    parser.add_argument("--points", type=int, default=500, help="of kernels")
+    parser.add_argument("--budget-mb", type=int, default=24000, help="memory of kernels")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"settings": vars(options) | {"out": None, "path": None}, "steps": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        for name, script, spec, arguments in tqdm(steps(options, work)):
+            found["steps"][name] = run(script, spec, arguments, options.out / f"{name}.log")
+        with storage.read(work / "benign, float32.h5", "segment") as segment:
+            found |= {"device": segment.header["device"], "versions": segment.header["versions"]}
+        found |= {"python": platform.python_version(), "jax": version("jax"), **findings(work)}
+    (options.out / "measures.json").write_text(json.dumps(found, indent=1) + "\n")
+    (options.out / "measures.md").write_text(as_tables(found))
+    print(as_tables(found))
+
+
+if __name__ == "__main__":
+    main()

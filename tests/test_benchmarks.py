@@ -1,0 +1,35 @@
+"""The shortened study of benchmarks/ runs the scripts with settings that they understand, and reads what they write."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = "--source digits --width 2 --blocks 1 1 --epochs 2 --stage2-epochs 1 --train-per-class 20 --test-per-class 10"
+
+
+def test_the_shortened_study_measures_every_step(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "shortened.py"), *TINY.split(), "--points", "20"]
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True, text=True)
+    found = json.loads((tmp_path / "measures.json").read_text())
+    assert len(found["steps"]) == 12
+    assert all(step["seconds"] > 0 and step["resident_mb"] > 50 for step in found["steps"].values())
+    for objective in ("benign", "adversarial"):
+        exact, mixed = (found["runs"][f"{objective}, {precision}"] for precision in ("float32", "mixed"))
+        assert mixed["loss"] == pytest.approx(exact["loss"], rel=0.02)
+        assert mixed != exact
+        assert len(found["kernels"][objective]["velocity"]) == 2
+        assert len(found["stage2"][objective]["linearized"]["robust_accuracy"]) == 3
+    table = (tmp_path / "measures.md").read_text()
+    assert "| train adversarial, mixed | " in table
+
+
+def test_a_step_that_fails_ends_the_study_with_its_log(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "shortened.py"), "--path", str(tmp_path / "nowhere")]
+    done = subprocess.run([*command, "--out", str(tmp_path)], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith(f"prepare_data: failed; {tmp_path}/data.log says why")
+    assert "there is no" in (tmp_path / "data.log").read_text()
