@@ -30,7 +30,8 @@ class Given:
     def __init__(self, given: dict[str, Any]):
         self.images, self.labels = jnp.asarray(given["images"]), jnp.asarray(given["labels"])
         width = given["params"]["stem_conv"]["kernel"].shape[-1]
-        self.network = models.build(resnet(width), 10, execution.choose(self.images.shape[1:]))
+        build = partial(models.build, resnet(width), 10, execution.choose(self.images.shape[1:]))
+        self.network, self.trained = build(), build(reverse_only=True)
         self.params, self.batch_stats = jax.tree.map(jnp.asarray, (given["params"], given["batch_stats"]))
 
 
@@ -59,7 +60,7 @@ def loss(model: Any, params: Any, batch_stats: Any, images: jax.Array, labels: j
 
 
 def gradient(given: Given, linearized: bool = False, batch: int = 128):
-    model: Any = Expansion(given.network) if linearized else given.network
+    model: Any = Expansion(given.network) if linearized else given.trained
     at = (given.params, given.batch_stats)
     if linearized:
         at = model.start(*at, centered=False)
@@ -72,7 +73,7 @@ def epoch(given: Given, steps: int):
     """Adversarial training on pure adversarial batches of 128: all images once."""
     attack = {"epsilon": 8 / 255, "step_size": 2 / 255, "steps": steps, "random_start": False}
     spec = {**SGD, "objective": "adversarial", "adversarial_steps": "pure", "attack": attack}
-    trainer = Trainer(given.network, given.images, given.labels, spec, (0, 0))
+    trainer = Trainer(given.trained, given.images, given.labels, spec, (0, 0))
     start = State.start(given.params, given.batch_stats)
 
     def run():

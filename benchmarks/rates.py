@@ -2,6 +2,7 @@
 
     python benchmarks/rates.py                      # networks on the default study's images and at 32×32
     python benchmarks/rates.py kernels
+    python benchmarks/rates.py convolutions             # weight gradients, by XLA and by ours
     .neural-tangents/bin/python benchmarks/rates.py infinite
 
 Everything runs on one thread, and processor time is counted, so that other programs on the machine show little; of
@@ -30,11 +31,13 @@ import numpy as np  # noqa: E402
 from robust_tangents.memory import keep_memory  # noqa: E402
 
 RESNET18 = {"architecture": "resnet", "blocks": [2, 2, 2, 2]}
-# Model, image shape, batch size; the first two are those of the default study.
+# Model, image shape, batch size; the first two are those of the default study, narrow at 32×32 those of cifar10_cpu.
 NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...], int]] = {
     "resnet-10 of width 8, 8×8": ({"architecture": "resnet", "width": 8, "blocks": [1, 1, 1, 1]}, (8, 8, 1), 100),
     "cnn 16-32, 8×8": ({"architecture": "cnn", "widths": [16, 32]}, (8, 8, 1), 25),
     "resnet-18 of width 16, 8×8": ({**RESNET18, "width": 16}, (8, 8, 1), 128),
+    "resnet-10 of width 8, 32×32": ({"architecture": "resnet", "width": 8, "blocks": [1, 1, 1, 1]}, (32, 32, 3), 100),
+    "cnn 16-32, 32×32": ({"architecture": "cnn", "widths": [16, 32]}, (32, 32, 3), 25),
     "resnet-18 of width 16, 32×32": ({**RESNET18, "width": 16}, (32, 32, 3), 128),
     "resnet-18 of width 64, 32×32": ({**RESNET18, "width": 64}, (32, 32, 3), 128),
     "cnn 32-64-128, 32×32": ({"architecture": "cnn", "widths": [32, 64, 128]}, (32, 32, 3), 250),
@@ -70,7 +73,9 @@ def networks(names: list[str], rounds: int) -> None:
 
     for name in names:
         spec, shape, batch = NETWORKS[name]
-        network = models.build(spec, 10, execution.choose(shape))
+        network, reverse = (
+            models.build(spec, 10, execution.choose(shape), reverse_only=only) for only in (False, True)
+        )
         x = jax.random.uniform(jax.random.key(0), (batch, *shape))
         y = jnp.arange(batch) % 10
         params, stats = network.init(jax.random.key(1), x)
@@ -88,7 +93,8 @@ def networks(names: list[str], rounds: int) -> None:
             sgd = {"objective": "standard", "batch_size": batch, "learning_rate": [[0, 0.01]], "momentum": 0.9,
                    "weight_decay": 0}  # fmt: skip
             batches = steps  # an epoch of several, where one compiled loop takes them all
-            trainer = Trainer(model, jnp.tile(x, (batches, 1, 1, 1)), jnp.tile(y, batches), sgd, (0, 0))
+            in_training = reverse if model is network else model
+            trainer = Trainer(in_training, jnp.tile(x, (batches, 1, 1, 1)), jnp.tile(y, batches), sgd, (0, 0))
             forward = jax.jit(model.logits)
             state = State.start(*at)
             works: dict[str, tuple[Callable[[], Any], int]] = {
@@ -134,6 +140,36 @@ def kernels(names: list[str], rounds: int) -> None:
             )
 
 
+def convolutions(names: list[str], rounds: int) -> None:
+    """Weight gradients of 3×3 convolutions, by XLA and by products of patches."""
+    del names
+    from robust_tangents.models import layers
+    from robust_tangents.models.layers import Conv
+
+    layers._XLA_POSITIONS = 0  # where it is slower as well
+    for batch, side, channels in (
+        (128, 32, 16),
+        (64, 32, 64),
+        (64, 24, 64),
+        (128, 16, 32),
+        (64, 16, 128),
+        (128, 8, 64),
+    ):
+        x, gradient = jax.random.normal(jax.random.key(0), (2, batch, side, side, channels))
+        params = Conv(channels).init(jax.random.key(1), x)
+        found = {}
+        for implementation in ("xla", "xla reverse"):
+            convolve = Conv(channels, implementation=implementation).apply
+            compiled = jax.jit(lambda p, x, y, f=convolve: jax.vjp(lambda p: f(p, x), p)[1](y))
+            _, found[implementation] = seconds(partial(compiled, params, x, gradient), rounds)
+        work = 9 * channels**2 * batch * side**2
+        print(
+            f"{batch} images of {side}×{side}×{channels}: "
+            + ", ".join(f"{name} {1e3 * s:.1f} ms ({work / s / 1e9:.1f} Gmad/s)" for name, s in found.items()),
+            flush=True,
+        )
+
+
 def infinite(rounds: int) -> None:
     """Kernels of infinite width: values of a pair, and gradients with every point."""
     jax.config.update("jax_enable_x64", True)
@@ -156,7 +192,9 @@ def infinite(rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=("networks", "kernels", "infinite"), default="networks")
+    parser.add_argument(
+        "part", nargs="?", choices=("networks", "kernels", "convolutions", "infinite"), default="networks"
+    )
     parser.add_argument("names", nargs="*", help=f"networks to measure: {'; '.join(NETWORKS)} (all of them)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", help=argparse.SUPPRESS)
@@ -165,7 +203,8 @@ def main() -> None:
     if options.part == "infinite":
         infinite(options.rounds)
     else:
-        {"networks": networks, "kernels": kernels}[options.part](options.names or list(NETWORKS), options.rounds)
+        parts = {"networks": networks, "kernels": kernels, "convolutions": convolutions}
+        parts[options.part](options.names or list(NETWORKS), options.rounds)
     # Of one network, if one was named: memory is not given back in between.
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:.0f} MB", flush=True)
 

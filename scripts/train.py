@@ -3,7 +3,6 @@
 import _job
 
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -17,12 +16,16 @@ from robust_tangents.training import State, Trainer, as_float
 
 
 def train_seed(
-    network: models.Network, seed: int, spec: dict, data: storage.Artefact, previous: storage.Artefact | None
+    network: models.Network,
+    trained: models.Network,
+    seed: int,
+    spec: dict,
+    data: storage.Artefact,
+    previous: storage.Artefact | None,
 ) -> dict:
-    """Checkpoints, momentum and metrics of one seed over the segment."""
+    """Checkpoints, momentum and metrics of a seed over the segment; ``trained`` is the network as steps take it."""
     images, labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
     seeds = spec["study_seed"], seed
-    trained = replace(network, mixed_precision=spec["precision"] == "mixed")
     trainer = Trainer(trained, images, labels, spec["training"], seeds, keep_attacked=spec["keep_attacked"])
     evaluate = evaluator(network, spec, seed, data)
     start, stop = spec["epochs"]
@@ -104,10 +107,11 @@ def main(options) -> None:
         if options.previous:
             previous = stack.enter_context(storage.read(options.previous, "segment"))
             inputs["previous"] = previous.checksum
-        # One network for all seeds, so that they share compiled programs.
+        # The same networks for all seeds, so that they share compiled programs.
         shape = data["train/images"].shape[1:]
-        network = models.build(spec["model"], len(data["class_names"]), execution.choose(shape))
-        result = {f"seed{seed}": train_seed(network, seed, spec, data, previous) for seed in spec["seeds"]}
+        build = partial(models.build, spec["model"], len(data["class_names"]), execution.choose(shape))
+        network, trained = build(), build(reverse_only=True, mixed_precision=spec["precision"] == "mixed")
+        result = {f"seed{seed}": train_seed(network, trained, seed, spec, data, previous) for seed in spec["seeds"]}
     storage.write(options.out, kind="segment", data=result, spec=spec, inputs=inputs)
 
 

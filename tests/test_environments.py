@@ -5,18 +5,24 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import PARTS, ROOT, copy_of
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 LOCKS = sorted((ROOT / "envs").glob("*.txt"))
 
 
+def requirements(lock: Path) -> list[str]:
+    return lock.read_text().replace("\\\n", " ").strip().split("\n")
+
+
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_locks_pin_every_package_by_version_and_hash(lock):
-    requirements = lock.read_text().replace("\\\n", " ").strip().split("\n")
-    assert len(requirements) > 5
-    for requirement in requirements:
+    assert len(requirements(lock)) > 5
+    for requirement in requirements(lock):
         assert re.match(r"[\w.\[\]-]+==[\w.!+]+ ", requirement), requirement
         assert "--hash=sha256:" in requirement, requirement
         assert "://" not in requirement, requirement
@@ -40,12 +46,14 @@ def test_a_fresh_place_is_set_up_from_the_locks_and_runs_the_smoke_study(tmp_pat
     for name, folder in (("main", ".venv"), ("neural-tangents", ".neural-tangents")):
         listed = [str(checkout.path / folder / "bin" / "python"), "-m", "pip", "list", "--format", "freeze"]
         output = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
-        installed = {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in output.split()}
-        locked = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "envs" / f"{name}.txt").read_text(), re.MULTILINE))
-        # A lock also holds packages of other platforms.
-        known = {key.lower().replace("_", "-"): version for key, version in locked.items()}
-        assert set(installed) - {"pip", "setuptools"} <= set(known)
-        assert {key: known[key] for key in installed if key in known} == {
-            k: v for k, v in installed.items() if k in known
-        }
+        installed = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in output.split()}
+        lines = requirements(ROOT / "envs" / f"{name}.txt")
+        pins = [Requirement(line.split("--hash")[0]) for line in lines]
+        # A lock also holds what other platforms and other versions of Python take.
+        here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+        locked = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in here}
+        for tool in (canonicalize_name(name) for name in ("pip", "setuptools")):
+            if tool not in locked:
+                installed.pop(tool, None)
+        assert installed == locked
     assert (checkout.results / "figures" / "loo_fig1.png").exists()

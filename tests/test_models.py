@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from robust_tangents import models
 from robust_tangents.execution import Convolution, Execution, choose
-from robust_tangents.models import Network, cnn
+from robust_tangents.models import Network, cnn, layers
 from robust_tangents.models.layers import BatchNorm, Conv, identity_statistics
 from robust_tangents.models.resnet import ResNet
 
@@ -128,6 +128,39 @@ def test_rows_and_xla_give_the_same_convolution_and_derivatives(size, stride, sh
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("images", [1, 2, 5])  # two at a time, and one that is left over
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_weight_gradients_in_reverse_are_xlas(size, stride, images, monkeypatch):
+    monkeypatch.setattr(layers, "_PATCHES", 1)
+    monkeypatch.setattr(layers, "_XLA_POSITIONS", 0)
+    x = images_of(images, 8, 9, 3)
+    params = Conv(4, size, stride).init(jax.random.key(0), x)
+
+    @partial(jax.jit, static_argnums=0)
+    def gradients(implementation: Convolution):
+        conv = Conv(4, size, stride, implementation=implementation).apply
+        y: Any
+        y, pull_back = jax.vjp(conv, params, x)
+        return y, pull_back(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+
+    for found, expected in zip(*(jax.tree.leaves(gradients(i)) for i in ("xla reverse", "xla")), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [RESNET, PREACT_RESNET, VGG, CNN, FULLY_CONNECTED | {"widths": [6]}])
+def test_a_network_for_reverse_derivatives_has_the_gradients_of_any(spec, batch, monkeypatch):
+    monkeypatch.setattr(layers, "_XLA_POSITIONS", 0)
+    stepped = Execution("xla", compiled_loops=False)
+    network, reverse = (models.build(spec, 3, stepped, reverse_only=only) for only in (False, True))
+    params, statistics = network.init(jax.random.key(0), batch)
+
+    @partial(jax.jit, static_argnums=0)
+    def gradient(network):
+        return jax.grad(lambda p: jax.nn.log_softmax(network.train(p, statistics, batch)[0])[:, 0].mean())(params)
+
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), gradient(reverse), gradient(network))
+
+
 @pytest.mark.parametrize("implementation", ["xla", "rows"])
 def test_stride_2_pads_only_below_and_to_the_right(implementation):
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
@@ -150,6 +183,8 @@ def test_execution_convolves_and_loops_as_suits_image_and_device():
     assert choose((32, 32, 3), "cpu") == Execution("xla", compiled_loops=False)
     assert choose((8, 8, 1), "gpu") == Execution("xla", compiled_loops=True)
     assert choose((32, 32, 3), "gpu") == Execution("xla", compiled_loops=True)
+    found = [choose(*of).reverse_convolution for of in (((8, 8, 1), "cpu"), ((32, 32, 3), "cpu"), ((32, 32, 3), "gpu"))]
+    assert found == ["rows", "xla reverse", "xla"]
 
 
 # Initialisation

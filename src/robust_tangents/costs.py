@@ -65,16 +65,21 @@ _MULTIPLIED = {
     "network": {_FORWARD: 1, _ATTACK: 2, _TRAINING: 3},
     "expansion": {_FORWARD: 3, _ATTACK: 6, _TRAINING: 5},
 }
-# Forward multiply-adds a second of each pass, on images up to 16×16 (products of rows) and on larger ones.
+# Forward multiply-adds a second of each pass, on images up to 16×16 (products of rows) and on larger ones. There, each
+# value written takes time as well, which is most of it in narrow networks.
 _RATES = {
     "small": {
         "network": {_FORWARD: 14e9, _ATTACK: 11e9, _TRAINING: 5.5e9},
         "expansion": {_FORWARD: 6.5e9, _ATTACK: 3.6e9, _TRAINING: 3.8e9},
     },
     "large": {
-        "network": {_FORWARD: 32e9, _ATTACK: 13e9, _TRAINING: 6.5e9},
-        "expansion": {_FORWARD: 10e9, _ATTACK: 5e9, _TRAINING: 4.5e9},
+        "network": {_FORWARD: 38e9, _ATTACK: 16e9, _TRAINING: 12e9},
+        "expansion": {_FORWARD: 12e9, _ATTACK: 5.9e9, _TRAINING: 5.3e9},
     },
+}
+_SECONDS_PER_VALUE = {
+    "network": {_FORWARD: 2.5e-9, _ATTACK: 7e-9, _TRAINING: 12e-9},
+    "expansion": {_FORWARD: 7e-9, _ATTACK: 14e-9, _TRAINING: 15e-9},
 }
 _SMALL_UP_TO = 16
 # Products of gradients in float32 and of matrices in float64, and n³ of eigenvalues of (n, n).
@@ -142,9 +147,15 @@ class _Engine:
     def __init__(self, model: Spec, data: Data, expansion: bool = False):
         self.network = _cached_network(_frozen(model), data.classes, data.shape)
         kind = "expansion" if expansion else "network"
-        rates = _RATES["small" if max(data.shape[:2]) <= _SMALL_UP_TO else "large"][kind]
+        small = max(data.shape[:2]) <= _SMALL_UP_TO
+        rates = _RATES["small" if small else "large"][kind]
+
+        def seconds(work: str) -> float:
+            writing = 0 if small else self.network.values * _SECONDS_PER_VALUE[kind][work]
+            return self.network.multiply_adds / rates[work] + writing
+
         self.forward, self.attack, self.training = (
-            _Work(self.network.multiply_adds / rates[work], self.network.multiply_adds * _MULTIPLIED[kind][work])
+            _Work(seconds(work), self.network.multiply_adds * _MULTIPLIED[kind][work])
             for work in (_FORWARD, _ATTACK, _TRAINING)
         )
 

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from jax import lax
 
 from robust_tangents.models import BatchStats, Network, Params
-from robust_tangents.models.layers import BatchNorm, Conv
+from robust_tangents.models.layers import BatchNorm, Conv, patches
 
 Kind = Literal["trace", "class", "full"]
 
@@ -32,16 +31,6 @@ class _Factors(NamedTuple):
 
     read: jax.Array
     dependence: jax.Array
-
-
-def _patches(x: jax.Array, size: int, stride: int) -> jax.Array:
-    """What a SAME convolution reads at each of its T positions, (n, T, size·size·C)."""
-    count, height, width, channels = x.shape
-    pads = lax.padtype_to_pads((height, width), (size, size), (stride, stride), "SAME")
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    rows, columns = ((length - 1) // stride * stride + 1 for length in (height, width))
-    windows = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
-    return jnp.concatenate(windows, axis=-1).reshape(count, -1, size * size * channels)
 
 
 @partial(jax.jit, static_argnames="network")
@@ -103,7 +92,7 @@ def _convolutions(network: Network, shape: tuple[int, ...]) -> tuple[tuple[Any, 
 @partial(jax.jit, static_argnames="convolutions")
 def _as_weights_see(reads: Any, convolutions: tuple[tuple[Any, tuple[int, int]], ...]) -> Any:
     """Patches of what convolutions read, (n, T, p); other reads as they are."""
-    return reads | {path: _patches(reads[path], size, stride) for path, (size, stride) in convolutions}
+    return reads | {path: patches(reads[path], size, stride) for path, (size, stride) in convolutions}
 
 
 @jax.jit

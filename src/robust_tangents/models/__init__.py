@@ -88,26 +88,36 @@ class Network:
         return names
 
 
-def build(spec: Mapping[str, Any], classes: int, execution: Execution) -> Network:
-    """Network of a model's settings: ``architecture`` (as in the schema), its sizes, and ``batch_norm`` if frozen."""
+def build(
+    spec: Mapping[str, Any],
+    classes: int,
+    execution: Execution,
+    *,
+    reverse_only: bool = False,
+    mixed_precision: bool = False,
+) -> Network:
+    """Network of a model's settings: ``architecture`` (as in the schema), its sizes, and ``batch_norm`` if frozen.
+
+    With ``reverse_only``, of which forward-mode derivatives are not needed: on a CPU, training is faster then.
+    """
+    convolution = execution.reverse_convolution if reverse_only else execution.convolution
     module: nn.Module
     match spec["architecture"]:
         case "resnet":
-            module = ResNet(classes, spec["width"], tuple(spec["blocks"]), execution.convolution)
+            module = ResNet(classes, spec["width"], tuple(spec["blocks"]), convolution)
         case "preact_resnet":
             sizes = spec["width"], tuple(spec["blocks"]), spec.get("large_images", False)
-            module = PreActResNet(classes, *sizes, execution.convolution)
+            module = PreActResNet(classes, *sizes, convolution)
         case "vgg":
-            module = VGG(
-                classes, tuple(map(tuple, spec["widths"])), spec.get("large_images", False), execution.convolution
-            )
+            module = VGG(classes, tuple(map(tuple, spec["widths"])), spec.get("large_images", False), convolution)
         case "cnn":
-            module = CNN(classes, tuple(spec["widths"]), execution.convolution)
+            module = CNN(classes, tuple(spec["widths"]), convolution)
         case "fully_connected":
             module = FullyConnected(classes, tuple(spec["widths"]))
         case other:
             raise ValueError(f"no architecture {other!r}")
-    return Network(module, classes, execution, frozen_batch_norm=spec.get("batch_norm") == "frozen")
+    frozen = spec.get("batch_norm") == "frozen"
+    return Network(module, classes, execution, frozen_batch_norm=frozen, mixed_precision=mixed_precision)
 
 
 def parameter_count(network: Network, image_shape: Sequence[int]) -> int:

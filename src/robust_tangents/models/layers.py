@@ -1,6 +1,7 @@
 """Convolution and batch normalisation as the networks here need them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,9 @@ from jax import lax
 from robust_tangents.execution import Convolution
 
 DECAY = 0.9
+_PATCHES = 1 << 20  # bytes of the patches that `_weight_gradient` makes at a time
+# Weight gradients for no more positions than these are left to XLA: little slower, and compiled faster.
+_XLA_POSITIONS = 8 * 8
 
 
 def _by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -35,6 +39,68 @@ def _by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return y.reshape(batch, rows, columns, features)
 
 
+def _by_xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """SAME convolution, NHWC by (size, size, C_in, C_out)."""
+    return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def patches(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """What a SAME convolution reads at each of its T positions, (n, T, size·size·C)."""
+    count, height, width, channels = x.shape
+    pads = lax.padtype_to_pads((height, width), (size, size), (stride, stride), "SAME")
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    rows, columns = ((length - 1) // stride * stride + 1 for length in (height, width))
+    windows = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
+    return jnp.concatenate(windows, axis=-1).reshape(count, -1, size * size * channels)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _by_xla_in_reverse(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The same, with weight gradients by `_weight_gradient`. Has no forward-mode derivative."""
+    return _by_xla(x, kernel, stride)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _by_xla(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    _, pull_back = jax.vjp(partial(_by_xla, stride=stride), x, kernel)
+    of_images, of_weights = pull_back(gradient)
+    if gradient.shape[1] * gradient.shape[2] > _XLA_POSITIONS:
+        of_weights = _weight_gradient(x, gradient, kernel.shape[0], stride)
+    return of_images, of_weights
+
+
+_by_xla_in_reverse.defvjp(_forward, _backward)
+
+
+def _weight_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) -> jax.Array:
+    """∂/∂kernel (size, size, C_in, C_out) from ∂/∂y: patchesᵀ · ∂/∂y, a few images at a time.
+
+    As many as keep their patches in the processor's cache. At 32×32 XLA's own takes 6 to 10 times as long
+    (`benchmarks/rates.py convolutions`).
+    """
+    channels, features = x.shape[-1], gradient.shape[-1]
+    one = size * size * channels * gradient.shape[1] * gradient.shape[2] * x.dtype.itemsize
+    count = max(2, _PATCHES // one)
+
+    exact = jnp.promote_types(x.dtype, jnp.float32)
+
+    def part(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        read = patches(x, size, stride).reshape(-1, size * size * channels)
+        return jnp.matmul(read.T, gradient.reshape(-1, features), preferred_element_type=exact)
+
+    whole = len(x) // count * count
+    parts = (values[:whole].reshape(-1, count, *values.shape[1:]) for values in (x, gradient))
+    nothing = jnp.zeros((size * size * channels, features), exact)
+    total, _ = lax.scan(lambda total, values: (total + part(*values), None), nothing, tuple(parts))
+    if whole < len(x):
+        total = total + part(x[whole:], gradient[whole:])
+    return total.reshape(size, size, channels, features).astype(x.dtype)
+
+
 class Conv(nn.Module):
     """Two-dimensional convolution, NHWC, SAME padding, square kernel of shape (size, size, C_in, C_out).
 
@@ -42,7 +108,8 @@ class Conv(nn.Module):
 
     ``implementation`` chooses XLA's convolution or a product of image rows and a banded matrix: same parameters, same
     result to rounding. At small images on a CPU the second is faster and, unlike the first, keeps its speed inside
-    compiled loops.
+    compiled loops. The third, "xla reverse", is XLA's with faster weight gradients on a CPU, and without forward-mode
+    derivatives.
     """
 
     features: int
@@ -56,16 +123,17 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features))
         kernel = kernel.astype(x.dtype)
-        if self.implementation == "rows":
-            y = _by_rows(x, kernel, self.stride)
-        else:
-            y = lax.conv_general_dilated(
-                x, kernel, (self.stride, self.stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+        y = _CONVOLUTIONS[self.implementation](x, kernel, self.stride)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
         return y
 
+
+_CONVOLUTIONS: dict[Convolution, Callable[[jax.Array, jax.Array, int], jax.Array]] = {
+    "xla": _by_xla,
+    "rows": _by_rows,
+    "xla reverse": _by_xla_in_reverse,
+}
 
 # Normal of deviation √(2 / (size² C_out)), in the networks for ImageNette of Su et al. 2023 (authors' code).
 FAN_OUT_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
