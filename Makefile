@@ -54,7 +54,8 @@ lint: environment
 docs: environment
 	python docs/make_configuration.py
 
-# The figures of the default study in README.md, small, with the measured time of each.
+# The figures of the default study in README.md, small, with the measured time of each, and its claims in docs/claims.md.
+# Those of cifar10_cpu go into docs/cifar10.md: snakemake --cores all gallery --configfile presets/cifar10_cpu.yaml
 gallery: environment
 	snakemake --cores all gallery
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def as_tables(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="cifar10", help="data set")
     parser.add_argument("--path", help="folder or archive of the data set; downloaded without")
@@ -168,7 +169,11 @@ def main() -> None:
     parser.add_argument("--test-per-class", type=int, help="test images per class; all without")
     parser.add_argument("--points", type=int, default=500, help="of kernels")
     parser.add_argument("--budget-mb", type=int, default=24000, help="memory of kernels")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = parsed()
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"settings": vars(options) | {"out": None, "path": None}, "steps": {}}
     with tempfile.TemporaryDirectory() as folder:

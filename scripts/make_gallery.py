@@ -1,8 +1,9 @@
-"""Put small pictures of all figures into the README, with commands and times, and all claims into docs/claims.md."""
+"""Put small pictures of all figures, with commands and times, and all claims into pages of the documentation."""
 
 import _job
 
 import html
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from robust_tangents import claims, storage
 from robust_tangents.errors import InputError
 from robust_tangents.papers import PAPERS
 
-BEGIN, END = "<!-- made by make gallery -->\n", "<!-- end -->\n"
+FIGURES, CLAIMS = "<!-- figures -->\n", "<!-- claims -->\n"  # what is made here stands between two of a kind
 WIDTH = 560  # pixels
 COLOURS = 128
 COLUMNS = 3
@@ -38,21 +39,20 @@ def core_minutes(benchmarks: list[str]) -> str:
     return f"{seconds / 60:.1f} min"
 
 
-def insert(page: Path, lines: Sequence[str]) -> None:
-    """Replace what lies between the marks of a page."""
-    text = page.read_text()
-    if BEGIN not in text or END not in text:
-        raise InputError(f"{page}: has no place for what is made here; give it {BEGIN.strip()} and {END.strip()}")
-    before, rest = text.split(BEGIN)
-    storage.write_text(page, before + BEGIN + "\n" + "\n".join(lines) + END + rest.split(END)[1])
+def insert(page: Path, mark: str, lines: Sequence[str]) -> None:
+    """Replace what lies between the two marks of a page."""
+    parts = page.read_text().split(mark)
+    if len(parts) != 3:
+        raise InputError(f"{page}: has no place for what is made here; give it two lines {mark.strip()}")
+    storage.write_text(page, parts[0] + mark + "\n" + "\n".join(lines) + mark + parts[2])
 
 
-def figures(spec: dict[str, dict[str, Any]], folder: Path) -> list[str]:
-    """Tables of all figures, one for each paper."""
+def figures(spec: dict[str, dict[str, Any]], images: Path, page: Path) -> list[str]:
+    """Tables of all figures, one for each paper; their pictures go into ``images``."""
     collections: dict[str, list[str]] = {}
     for name, figure in _job.progress(list(spec.items()), "figures"):
-        image = Path("docs", "images", f"{name}.png")
-        shrink(Path(figure["picture"]), folder / image)
+        shrink(Path(figure["picture"]), images / f"{name}.png")
+        image = os.path.relpath(images / f"{name}.png", page.parent)
         cell = (
             f'<td valign="top"><a href="{image}"><img src="{image}" width="280" alt="{name}"></a><br>'
             f"<code>snakemake --cores all {name}</code><br><sub>{html.escape(figure['shows'])} "
@@ -84,12 +84,16 @@ def outcome(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def main(options) -> None:
-    insert(options.readme, figures(options.spec, options.readme.parent))
-    insert(options.readme.parent / "docs" / "claims.md", outcome(_job.read_json(options.claims)))
+    insert(options.gallery, FIGURES, figures(options.spec, options.images, options.gallery))
+    insert(options.claims_page, CLAIMS, outcome(_job.read_json(options.claims)))
 
 
 if __name__ == "__main__":
     parser = _job.parser(__doc__)
-    parser.add_argument("--readme", type=Path, required=True, help="page to put the gallery into, between its marks")
+    parser.add_argument("--gallery", type=Path, required=True, help="page to put the figures into, between its marks")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument(
+        "--claims-page", type=Path, required=True, help="page to put the claims into, between its marks"
+    )
     parser.add_argument("--claims", type=Path, required=True, help="claims.json of the study")
     _job.run(main, parser)

@@ -1,16 +1,43 @@
-"""The shortened study of benchmarks/ runs the scripts with settings that they understand, and reads what they write."""
+"""The shortened study of benchmarks/ gives the scripts the settings that the workflow gives them, and runs."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from robust_tangents.configuration import Study
 
 ROOT = Path(__file__).parents[1]
 TINY = "--source digits --width 2 --blocks 1 1 --epochs 2 --stage2-epochs 1 --train-per-class 20 --test-per-class 10"
 
 
+def test_settings_have_the_keys_of_the_workflows(tmp_path):
+    module = runpy.run_path(str(ROOT / "benchmarks" / "shortened.py"))
+    steps = module["steps"](module["parsed"](["--out", str(tmp_path)]), tmp_path)
+    found = {name: spec for name, _, spec, _ in steps}
+    study = Study(yaml.safe_load((ROOT / "config.yaml").read_text()))
+    for run in ("benign", "adversarial"):
+        [segment, *_] = study.segments(run)
+        train = study.training_spec(segment, "seeds0-1-2")
+        for precision in ("float32", "mixed"):
+            spec = found[f"train {run}, {precision}"]
+            assert spec.keys() == train.keys()
+            for key in ("training", "evaluation"):
+                assert spec[key].keys() == train[key].keys()
+                assert spec[key].get("attack", {}).keys() == train[key].get("attack", {}).keys()
+        assert found[f"kernels {run}"].keys() == study.kernel_spec("classes", segment, "seeds0-1-2").keys()
+        assert found[f"measures {run}"].keys() == study.measures_spec("classes", "seeds0-1-2").keys()
+        stage2 = study.stage2_spec("benign_data", run, "seeds0-1-2", 0)
+        assert found[f"stage 2 {run}"].keys() == stage2.keys()
+        assert found[f"stage 2 {run}"]["training"].keys() == stage2["training"].keys()
+    assert found["data"]["dataset"].keys() == study.config["data"]["digits"].keys()
+
+
+@pytest.mark.slow
 def test_the_shortened_study_measures_every_step(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "shortened.py"), *TINY.split(), "--points", "20"]
     subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True, text=True)

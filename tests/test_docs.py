@@ -5,7 +5,7 @@ import runpy
 import subprocess
 
 import pytest
-from conftest import ROOT, Checkout
+from conftest import ROOT, Checkout, copy_of
 
 from robust_tangents import storage
 
@@ -46,10 +46,19 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def walk(title: str, checkout: Checkout) -> str:
-    """Apply the patch of a walk and run its commands; what they printed."""
+def apply(title: str, checkout: Checkout) -> None:
     [patch] = blocks(WALKS[title], "diff")
     subprocess.run(["git", "apply", "--unidiff-zero", "-"], input=patch, text=True, cwd=checkout.path, check=True)
+
+
+@pytest.mark.parametrize("title", [title for title, text in SECTIONS if blocks(text, "diff")])
+def test_a_walk_fits_the_code(title, tmp_path):
+    apply(title, copy_of(ROOT, tmp_path / "copy"))
+
+
+def walk(title: str, checkout: Checkout) -> str:
+    """Apply the patch of a walk and run its commands; what they printed."""
+    apply(title, checkout)
     overlay = "".join(blocks(WALKS[title], "yaml"))
     printed = ""
     for command in "".join(blocks(WALKS[title], "sh")).splitlines():

@@ -183,3 +183,10 @@ def gallery(wildcards):
         collection = PAPERS.get(kind.split("_")[0], TOGETHER)
         shown[name] = {"picture": path, "shows": description, "collection": collection, "benchmarks": times}
     return json.dumps(shown)
+
+
+def pages(wildcards):
+    """Pages for figures and for claims, and the folder of pictures: the default study's, or those of one with a page."""
+    if study.name == "cifar10_cpu":
+        return [local(root / "docs" / path) for path in ("cifar10.md", "cifar10.md", "images/cifar10")]
+    return [local(root / path) for path in ("README.md", "docs/claims.md", "docs/images")]

@@ -13,7 +13,7 @@ rule plan:
 
 
 rule gallery:
-    """Small pictures of all figures for the README, with the measured time of each (make gallery)."""
+    """Small pictures of all figures and all claims for the documentation, with measured times (make gallery)."""
     input:
         figures=figures(),
         claims="<results>/claims/claims.json",
@@ -25,7 +25,7 @@ rule gallery:
     params:
         spec=gallery,
         script=local(root / "scripts" / "make_gallery.py"),
-        readme=local(root / "README.md"),
+        pages=pages,
     shell:
-        "python {params.script:q} --spec {params.spec:q} --readme {params.readme:q}"
-        " --claims {input.claims:q} --log {log:q}"
+        "python {params.script:q} --spec {params.spec:q} --gallery {params.pages[0]:q} --claims-page {params.pages[1]:q}"
+        " --images {params.pages[2]:q} --claims {input.claims:q} --log {log:q}"
