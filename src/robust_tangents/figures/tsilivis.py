@@ -107,7 +107,7 @@ def fig3(shown: Mapping[str, Mapping[str, Any]], table: pd.DataFrame, top: int, 
         ax.set_axis_off()
     for ax in scatters.flat[max(0, rows - 2) : rows]:  # the lowest of each column
         ax.tick_params(labelbottom=True)
-        ax.set_xlabel("Robustness (under attack)")
+        ax.set_xlabel("Robustness")
     for ax in scatters[:, 0]:
         ax.set_ylabel("Usefulness")
     right.colorbar(drawn, ax=scatters, label="Eigenvalue, share of the largest", shrink=0.8)
@@ -153,6 +153,8 @@ def fig4(table: pd.DataFrame, agreement: pd.DataFrame, chance: float, colours: M
     )  # fmt: skip
     axes[2].set(xlabel="", ylabel="", title=f"Mean |cosine| of top {agreement['index'].max() + 1} features")
     axes[2].set_xlabel(f"(random directions: {chance:.2f})")
+    axes[2].tick_params(axis="x", rotation=45)
+    axes[2].tick_params(axis="y", rotation=0)
     figure.suptitle(title)
     return figure
 
