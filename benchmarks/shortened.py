@@ -11,7 +11,6 @@ came out; checkpoints and kernels go to a temporary folder.
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +180,7 @@ def main() -> None:
             found["steps"][name] = run(script, spec, arguments, options.out / f"{name}.log")
         with storage.read(work / "benign, float32.h5", "segment") as segment:
             found |= {"device": segment.header["device"], "versions": segment.header["versions"]}
-        found |= {"python": platform.python_version(), "jax": version("jax"), **findings(work)}
+        found |= findings(work)
     (options.out / "measures.json").write_text(json.dumps(found, indent=1) + "\n")
     (options.out / "measures.md").write_text(as_tables(found))
     print(as_tables(found))

@@ -1,7 +1,5 @@
 """CIFAR-10 and CIFAR-100 in their binary versions: official archives, or the folders that they hold."""
 
-import tarfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from robust_tangents.datasets.sources import LARGEST, Part, check_labels, fetch_or_find, read_bytes
-from robust_tangents.downloads import DOWNLOADS, md5
+from robust_tangents.datasets.sources import Part, check_labels, fetch_or_find, read_bytes, unpacked
+from robust_tangents.downloads import DOWNLOADS, Download
 from robust_tangents.errors import InputError
 
 
@@ -73,25 +71,10 @@ def _from_folder(path: Path, layout: _CifarFormat) -> dict[str, bytes]:
     return {name: read_bytes(folder / name) for name in (*wanted, *names)}
 
 
-def _from_archive(path: Path, layout: _CifarFormat, expected: str) -> dict[str, bytes]:
+def _from_archive(path: Path, layout: _CifarFormat, download: Download) -> dict[str, bytes]:
     wanted = (*layout.train, *layout.test, layout.names)
-    contents = {}
-    try:
-        if (found := md5(path)) != expected:
-            raise InputError(
-                f"{path}: has MD5 {found}, the official archive has {expected}; fetch it again, or give an extracted "
-                f"folder {layout.folder} instead"
-            )
-        with tarfile.open(path, "r|gz") as archive:
-            # Read into memory under names that we know: what a member's own path, kind or size may say has no effect.
-            for member in archive:
-                name = Path(member.name).name
-                if name in wanted and member.isreg() and member.size <= LARGEST:
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    contents[name] = stream.read()
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise InputError(f"{path}: cannot be read as an archive ({error}); fetch it again") from error
+    members = unpacked(path, download, layout.folder, lambda name: name.name in wanted)
+    contents = {name.name: content for name, content in members}
     for name in layout.train + layout.test:
         if name not in contents:
             raise InputError(f"{path}: holds no {name}; the archive in its binary version is needed here")
@@ -131,7 +114,7 @@ def read(spec: Mapping[str, Any], seed: int, downloads: Path, key: str) -> tuple
     layout = {"cifar10": _CIFAR10, "cifar100": _CIFAR100}[spec["source"]]
     (download,) = DOWNLOADS[spec["source"]]
     where = fetch_or_find(download, spec["path"], downloads, f"{key}.path")
-    contents = _from_folder(where, layout) if where.is_dir() else _from_archive(where, layout, download.md5)
+    contents = _from_folder(where, layout) if where.is_dir() else _from_archive(where, layout, download)
     return (
         _cifar_part(contents, layout.train, layout, where),
         _cifar_part(contents, layout.test, layout, where),

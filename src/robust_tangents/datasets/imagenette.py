@@ -1,17 +1,14 @@
 """ImageNette, ten classes of ImageNet, in its 160-pixel version: the official archive, or the folder that it holds."""
 
 import io
-import tarfile
-import zlib
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from robust_tangents.datasets.sources import LARGEST, Part, fetch_or_find, read_bytes
-from robust_tangents.downloads import DOWNLOADS, md5
+from robust_tangents.datasets.sources import Part, fetch_or_find, read_bytes, unpacked
+from robust_tangents.downloads import DOWNLOADS, Download
 from robust_tangents.errors import InputError
 
 _SIDE = 160
@@ -48,26 +45,17 @@ def _from_folder(path: Path) -> _Files:
     return files
 
 
-def _from_archive(path: Path, expected: str) -> _Files:
-    files: dict[tuple[str, str], list[tuple[str, bytes | Path]]] = defaultdict(list)
-    try:
-        if (found := md5(path)) != expected:
-            raise InputError(
-                f"{path}: has MD5 {found}, the official archive has {expected}; fetch it again, or give an extracted "
-                f"folder {_FOLDER} instead"
-            )
-        with tarfile.open(path, "r|gz") as archive:
-            # Read into memory under names that we know: what a member's own path, kind or size may say has no effect.
-            for member in archive:
-                name = PurePosixPath(member.name)
-                part, number = ("", "", *name.parts)[-3:-1]
-                wanted = part in _PARTS and number in _CLASSES and name.suffix == ".JPEG"
-                if wanted and member.isreg() and member.size <= LARGEST:
-                    stream = archive.extractfile(member)
-                    assert stream is not None
-                    files[part, number].append((f"{path}: {name.name}", stream.read()))
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise InputError(f"{path}: cannot be read as an archive ({error}); fetch it again") from error
+def _place(name: PurePosixPath) -> tuple[str, str]:
+    """Part and class of a file of the archive, by the folders that it lies in."""
+    part, number = ("", "", *name.parts)[-3:-1]
+    return part, number
+
+
+def _from_archive(path: Path, download: Download) -> _Files:
+    places = {(part, number) for part in _PARTS for number in _CLASSES}
+    files: dict[tuple[str, str], list[tuple[str, bytes | Path]]] = {place: [] for place in places}
+    for name, content in unpacked(path, download, _FOLDER, lambda n: _place(n) in places and n.suffix == ".JPEG"):
+        files[_place(name)].append((f"{path}: {name.name}", content))
     return files
 
 
@@ -113,5 +101,5 @@ def read(spec: Mapping[str, Any], seed: int, downloads: Path, key: str) -> tuple
     del seed  # official split
     (download,) = DOWNLOADS["imagenette"]
     where = fetch_or_find(download, spec["path"], downloads, f"{key}.path")
-    files = _from_folder(where) if where.is_dir() else _from_archive(where, download.md5)
+    files = _from_folder(where) if where.is_dir() else _from_archive(where, download)
     return _part(files, "train", where), _part(files, "val", where), tuple(_CLASSES.values())

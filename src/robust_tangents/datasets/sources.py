@@ -1,13 +1,15 @@
 """What the readers of data sets share: a part of one, and reading files of users with clear errors."""
 
-from collections.abc import Mapping
+import tarfile
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
 
-from robust_tangents.downloads import Download, fetch
+from robust_tangents.downloads import Download, fetch, md5
 from robust_tangents.errors import InputError
 
 # No file of the small data sets has as many bytes when unpacked; a packed one may claim any number.
@@ -57,6 +59,32 @@ def existing(path: str, key: str) -> Path:
 def fetch_or_find(download: Download, path: str | None, downloads: Path, key: str) -> Path:
     """The archive, downloaded, or what stands in for it under the path that the configuration gives as ``key``."""
     return fetch(download, downloads, key=key) if path is None else existing(path, key)
+
+
+def unpacked(
+    path: Path, download: Download, folder: str, wanted: Callable[[PurePosixPath], bool]
+) -> list[tuple[PurePosixPath, bytes]]:
+    """Wanted files of an official archive, by their names in it, in memory; ``folder`` is what it unpacks to.
+
+    What a member's own path, kind or size may say has no other effect: nothing is written.
+    """
+    contents = []
+    try:
+        if (found := md5(path)) != download.md5:
+            raise InputError(
+                f"{path}: has MD5 {found}, the official archive has {download.md5}; fetch it again, or give an "
+                f"extracted folder {folder} instead"
+            )
+        with tarfile.open(path, "r|gz") as archive:
+            for member in archive:
+                name = PurePosixPath(member.name)
+                if wanted(name) and member.isreg() and member.size <= LARGEST:
+                    stream = archive.extractfile(member)
+                    assert stream is not None
+                    contents.append((name, stream.read()))
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise InputError(f"{path}: cannot be read as an archive ({error}); fetch it again") from error
+    return contents
 
 
 def check_labels(labels: np.ndarray, classes: int, path: Path | str) -> None:

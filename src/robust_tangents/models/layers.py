@@ -85,7 +85,6 @@ def _weight_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
     channels, features = x.shape[-1], gradient.shape[-1]
     one = size * size * channels * gradient.shape[1] * gradient.shape[2] * x.dtype.itemsize
     count = max(2, _PATCHES // one)
-
     exact = jnp.promote_types(x.dtype, jnp.float32)
 
     def part(x: jax.Array, gradient: jax.Array) -> jax.Array:

@@ -121,9 +121,7 @@ class PreActResNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         kernel_init = FAN_OUT_NORMAL if self.large_images else _fan_in_uniform
         stem = partial(Conv, self.width, kernel_init=kernel_init, implementation=self.convolution, name="stem_conv")
-        x = stem(7, 2)(x) if self.large_images else stem()(x)
-        if self.large_images:
-            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        x = nn.max_pool(stem(7, 2)(x), (3, 3), (2, 2), "SAME") if self.large_images else stem()(x)
         self.sow("features", "stem", x)
         for group, blocks in enumerate(self.blocks):
             for block in range(blocks):
