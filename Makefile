@@ -68,6 +68,7 @@ compare: environment
 benchmarks: environment .benchmarks/ready
 	snakemake --cores 1 neural_tangents
 	python benchmarks/run.py
+	python benchmarks/study.py
 
 .benchmarks/ready: envs/benchmarks.txt
 	$(PYTHON) -m venv --clear .benchmarks

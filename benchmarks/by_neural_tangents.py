@@ -41,12 +41,21 @@ def resnet(params, stats, x):
     return jnp.mean(x, axis=(1, 2)) @ params["logits"]["kernel"] + params["logits"]["bias"]
 
 
-def blocks(given, size, implementation, count, timed):
+def cnn(params, x):
+    for stage in (1, 2, 3):
+        for layer in (1, 2):
+            weights = params[f"stage{stage}_conv{layer}"]
+            x = jax.nn.relu(conv(weights, x) + weights["bias"])
+        if stage != 2:
+            count, height, width, channels = x.shape
+            windows = x.reshape(count, height // 2, 2, width // 2, 2, channels)
+            x = windows.max((2, 4)) if stage == 1 else windows.mean((2, 4))
+    return x.reshape(len(x), -1) @ params["logits"]["kernel"] + params["logits"]["bias"]
+
+
+def blocks(given, network, trace_axes, size, implementation, count, timed):
     """The first ``timed`` blocks of the upper triangle; run.py scales the time to all of them."""
-    stats = given["batch_stats"]
-    kernel = nt.empirical_ntk_fn(
-        lambda params, x: resnet(params, stats, x), trace_axes=(-1,), vmap_axes=0, implementation=implementation
-    )
+    kernel = nt.empirical_ntk_fn(network, trace_axes=trace_axes, vmap_axes=0, implementation=implementation)
     compiled = jax.jit(kernel)
     params, images = jax.tree.map(jnp.asarray, (given["params"], given["images"][:count]))
     pairs = [(i, j) for i in range(0, count, size) for j in range(i, count, size)][:timed]
@@ -60,9 +69,15 @@ def blocks(given, size, implementation, count, timed):
 
 if __name__ == "__main__":
     jax.config.update("jax_default_matmul_precision", "highest")
-    given = problem(Path(sys.argv[1]))["32x32"]
+    everything = problem(Path(sys.argv[1]))
+    given, other = everything["32x32"], everything["CNN_mega"]
     ways = nt.NtkImplementation
-    tasks = {"ntvp 4": partial(blocks, given, 4, ways.NTK_VECTOR_PRODUCTS, 200, 40)}
+    trace = partial(blocks, given, lambda params, x: resnet(params, given["batch_stats"], x), (-1,))
+    full = partial(blocks, other, cnn, ())
+    tasks = {"ntvp 4": partial(trace, 4, ways.NTK_VECTOR_PRODUCTS, 200, 40)}
     for size, timed in {4: 40, 10: 8, 20: 4, 40: 2}.items():
-        tasks[f"contraction {size}"] = partial(blocks, given, size, ways.JACOBIAN_CONTRACTION, 200, timed)
+        tasks[f"contraction {size}"] = partial(trace, size, ways.JACOBIAN_CONTRACTION, 200, timed)
+    for size, timed in {10: 4, 20: 2, 50: 1, 100: 1}.items():
+        tasks[f"full contraction {size}"] = partial(full, size, ways.JACOBIAN_CONTRACTION, 100, timed)
+        tasks[f"full structured {size}"] = partial(full, size, ways.STRUCTURED_DERIVATIVES, 100, timed)
     converse(tasks)

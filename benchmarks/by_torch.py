@@ -1,5 +1,6 @@
 """The peers in attacks, training and kernels: PyTorch alone, and with foolbox and torchattacks."""
 
+import copy
 import sys
 from functools import partial
 from pathlib import Path
@@ -80,7 +81,7 @@ class Given:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = ResNet(given["params"], given["batch_stats"]).eval().to(DEVICE, memory_format=layout)
         self.images = torch.tensor(given["images"]).permute(0, 3, 1, 2).to(DEVICE).contiguous(memory_format=layout)
-        self.labels = torch.tensor(given["labels"]).long().to(DEVICE)
+        self.labels, self.order = (torch.tensor(given[name]).long().to(DEVICE) for name in ("labels", "order"))
 
 
 def on(fresh, task, *arguments):
@@ -138,20 +139,20 @@ def gradient(given):
 
 
 def epoch(given, steps):
-    optimiser = torch.optim.SGD(given.network.parameters(), lr=0.01, momentum=0.9)
+    start = copy.deepcopy(given.network.state_dict())
 
     def run():
-        for begin in range(0, len(given.images), 128):
-            x, y = given.images[begin : begin + 128], given.labels[begin : begin + 128]
+        given.network.load_state_dict(start)
+        optimiser = torch.optim.SGD(given.network.parameters(), lr=0.01, momentum=0.9)
+        for rows in given.order.split(128):
+            x, y = given.images[rows], given.labels[rows]
             given.network.eval()
             attacked = descend(given.network, x, y, steps)
             given.network.train()
             optimiser.zero_grad()
             functional.cross_entropy(given.network(attacked), y).backward()
             optimiser.step()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        return 0.0
+        return given.network.stem[0].kernel.detach().permute(2, 3, 1, 0).cpu().numpy()
 
     return run
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from side import converse, problem, resnet
+from side import CNN_MEGA, converse, problem, resnet
 
-from robust_tangents import execution, models
+from robust_tangents import execution, kernel_measures, models
 from robust_tangents.attacks import Attack, pgd
 from robust_tangents.kernels import empirical_kernels
 from robust_tangents.linearization import Expansion
@@ -29,10 +29,11 @@ class Given:
 
     def __init__(self, given: dict[str, Any]):
         self.images, self.labels = jnp.asarray(given["images"]), jnp.asarray(given["labels"])
-        width = given["params"]["stem_conv"]["kernel"].shape[-1]
-        build = partial(models.build, resnet(width), 10, execution.choose(self.images.shape[1:]))
+        stem = given["params"].get("stem_conv")
+        model = resnet(stem["kernel"].shape[-1]) if stem else CNN_MEGA
+        build = partial(models.build, model, 10, execution.choose(self.images.shape[1:]))
         self.network, self.trained = build(), build(reverse_only=True)
-        self.params, self.batch_stats = jax.tree.map(jnp.asarray, (given["params"], given["batch_stats"]))
+        self.params, self.batch_stats = jax.tree.map(jnp.asarray, (given["params"], given.get("batch_stats", {})))
 
 
 def kernel(given: Given, count: int):
@@ -41,6 +42,16 @@ def kernel(given: Given, count: int):
 
     def run():
         return empirical_kernels(given.network, given.params, given.batch_stats, images, ["trace"], budget)["trace"]
+
+    return run
+
+
+def full_kernel(given: Given, count: int):
+    images = given.images[:count]
+
+    def run():
+        kernel = empirical_kernels(given.network, given.params, given.batch_stats, images, ["full"], 2 << 30)["full"]
+        return kernel.reshape(count, 10, count, 10).transpose(0, 2, 1, 3)
 
     return run
 
@@ -71,15 +82,15 @@ def gradient(given: Given, linearized: bool = False, batch: int = 128):
 
 def epoch(given: Given, steps: int):
     """Adversarial training on pure adversarial batches of 128: all images once."""
-    attack = {"epsilon": 8 / 255, "step_size": 2 / 255, "steps": steps, "random_start": False}
-    spec = {**SGD, "objective": "adversarial", "adversarial_steps": "pure", "attack": attack}
+    attack = {"norm": "linf", "epsilon": 8 / 255, "step_size": 2 / 255, "steps": steps, "random_start": False}
+    adversarial = {"objective": "adversarial", "adversarial_steps": "pure", "attack_mode": "evaluation"}
+    spec = {**SGD, **adversarial, "attack": attack}
     trainer = Trainer(given.trained, given.images, given.labels, spec, (0, 0))
     start = State.start(given.params, given.batch_stats)
 
     def run():
-        [(_, state, value)] = trainer.epoch(start, 0)
-        jax.block_until_ready(state)
-        return value
+        [(_, state, _)] = trainer.epoch(start, 0)
+        return np.asarray(state.params["stem_conv"]["kernel"])
 
     return run
 
@@ -90,12 +101,22 @@ def matmul(size: int = 2048):
     return lambda: jax.block_until_ready(product(a, a))[0, 0]
 
 
-def spectrum(count: int = 500):
-    """Eigenvalues of 20 kernels in float64, as the measures of one run need them."""
+def measures(count: int = 500, checkpoints: int = 20):
+    """What the workflow measures of the trace and class kernels of one run."""
     rng = np.random.default_rng(0)
-    roots = rng.normal(size=(20, count, 2 * count))
-    kernels = roots @ roots.transpose(0, 2, 1)
-    return lambda: np.linalg.eigvalsh(kernels)
+    roots = rng.normal(size=(checkpoints, 10, count, 600)).astype(np.float32)
+    by_class = roots @ roots.swapaxes(2, 3)
+    trace, labels = by_class.mean(axis=1), rng.integers(0, 10, count)
+
+    def run():
+        return (
+            kernel_measures.velocity(list(trace), range(checkpoints)),
+            [kernel_measures.distance(kernel, trace[-1]) for kernel in trace],
+            [kernel_measures.effective_rank(kernel) for kernel in trace],
+            [kernel_measures.specialization(kernels, labels) for kernels in by_class],
+        )
+
+    return run
 
 
 if __name__ == "__main__":
@@ -112,7 +133,8 @@ if __name__ == "__main__":
         "epoch": lambda: epoch(large, 10),
         "pgd of an epoch's batch": lambda: attack(large, 10),
         "matmul": matmul,
-        "spectrum": spectrum,
+        "measures": measures,
+        "full kernel 100": lambda: full_kernel(Given(everything["CNN_mega"]), 100),
     }
     for count in (100, 200, 400, 800, 1600):
         tasks[f"kernel {count}"] = partial(kernel, large, count)

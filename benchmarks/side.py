@@ -2,11 +2,12 @@
 
 A side is a process that prepares tasks and runs them when told, so that two sides, each in its own environment, can
 take turns. It reads one JSON object per line and answers with one: {"prepare": task} is answered when the task has
-been set up, compiled and run once, or with {"missing": package}; {"run": task} with {"seconds": …}; {"save": task,
-"path": …} writes the last result.
+been set up, compiled and run once, or with {"missing": package}; {"run": task} with {"seconds": …, "resident_mb": …},
+the second the largest memory of the process so far; {"save": task, "path": …} writes the last result.
 """
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +19,9 @@ import numpy as np
 
 BLOCKS = (2, 2, 2, 2)
 GROUPS = len(BLOCKS)
+
+
+CNN_MEGA = {"architecture": "cnn", "widths": [32, 64, 128]}
 
 
 def resnet(width: int) -> dict[str, Any]:
@@ -53,6 +57,7 @@ def converse(tasks: Mapping[str, Callable[[], Callable[[], Any]]]) -> None:
             begin = time.perf_counter()
             results[order["run"]] = prepared[order["run"]]()
             answer["seconds"] = time.perf_counter() - begin
+            answer["resident_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         else:
             np.save(order["path"], np.asarray(results[order["save"]]))
         print(json.dumps(answer), flush=True)

@@ -3,6 +3,7 @@
 import _job
 
 from collections.abc import Mapping
+from typing import Any
 
 from robust_tangents import costs
 
@@ -19,6 +20,17 @@ def row(name: str, values: Mapping[str, float], times: int) -> list[str]:
     return [name, f"{values['jobs']:,}", f"{values['missing']:,}", *hours, *sizes]
 
 
+def measured(plan: Mapping[str, Any], unit: str, times: int) -> list[list[str]]:
+    """Rows of the table of jobs that have run, by rule."""
+    columns = ["jobs", f"took, {unit}", f"plan, {unit}", "memory, MB", "plan, MB"]
+    rows = [[""], ["measured", *columns]]
+    for name, values in plan["taken"].items():
+        hours = [amount(times * values[key]) for key in ("hours", "expected_hours")]
+        sizes = [amount(1000 * values[key], small=1) for key in ("memory_gb", "expected_memory_gb")]
+        rows.append([name, f"{values['jobs']:,}", *hours, *sizes])
+    return rows if plan["taken"] else []
+
+
 def main(options) -> None:
     plan = options.spec
     unit, times = ("min", 60) if plan["total"]["core_hours"] < 10 else ("h", 1)
@@ -30,6 +42,7 @@ def main(options) -> None:
         [""],
         ["figure, with all it needs", *columns],
         *(row(name, values, times) for name, values in plan["figures"].items()),
+        *measured(plan, unit, times),
     ]
     width = max(len(name) for name, *_ in rows)
     print(f"\nThe study {plan['study']}, as estimated from its settings (docs/benchmarks.md says how):\n")
@@ -41,6 +54,8 @@ to do, left: of jobs whose files are missing and needed; `snakemake -n` also kno
 cores: time of one core where no GPU is used. GPU: assumed, not measured: one that sustains {rate} multiply-adds a
 second takes over networks and empirical kernels; what the other jobs take stays with cores.
 memory: of the largest job, on a CPU. Figures share jobs, so that theirs do not add up.""")
+    if plan["taken"]:
+        print("measured: jobs that have run, from start to end, against what the plan has for them without a GPU.")
 
 
 if __name__ == "__main__":

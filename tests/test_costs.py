@@ -1,5 +1,6 @@
 """Expected costs: operations are counted right, and follow the settings as the work does."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -204,6 +205,19 @@ def test_a_plan_counts_shared_jobs_once():
     assert plan["figures"]["fig1"]["core_hours"] == plan["figures"]["fig2"]["core_hours"] == 1.5
     assert list(plan["rules"]) == ["figures", "train"]
     assert plan["rules"]["figures"]["jobs"] == 2
+
+
+def test_a_plan_compares_what_ran_with_what_was_expected(tmp_path):
+    (tmp_path / "a.tsv").write_text("s\th:m:s\tmax_rss\tcpu_time\n1800.5\t0:30:00\t1500.0\t1700\n")
+    (tmp_path / "b.tsv").write_text("s\th:m:s\tmax_rss\tcpu_time\n0.1\t0:00:00\tNA\tNA\n")
+    names = {"a": "a.tsv", "b": "b.tsv", "c": "none.tsv"}
+    jobs = {name: replace(job, used=plans.usage(str(tmp_path / names[name]))) for name, job in JOBS.items()}
+    taken = plans.plan(jobs, {"fig1": "b", "fig2": "c"})["taken"]
+    assert taken["train"] == taken["total"]
+    assert taken["train"] == {
+        "jobs": 1, "expected_hours": 1, "hours": 1800.5 / 3600, "expected_memory_gb": 1, "memory_gb": 1.5,
+    }  # fmt: skip
+    assert plans.plan(JOBS, {"fig1": "b"})["taken"] == {}
 
 
 def test_what_is_missing_behind_something_that_exists_is_not_to_be_done():

@@ -1,10 +1,29 @@
-"""What a whole study is expected to take: its jobs, and what of them is behind each figure."""
+"""What a whole study is expected to take: its jobs, what is behind each figure, and what those took that ran."""
 
+import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from robust_tangents.costs import Cost
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a job took: seconds from its start to its end, and resident memory at its largest."""
+
+    seconds: float
+    memory_mb: float
+
+
+def usage(benchmark: str) -> Usage | None:
+    """From the file in which Snakemake notes a job's time; None where there is none, or nothing was measured."""
+    try:
+        with open(benchmark, newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        return Usage(float(rows[-1]["s"]), float(rows[-1]["max_rss"]))
+    except (OSError, LookupError, ValueError):  # a job too short to be looked at has "NA"
+        return None
 
 
 @dataclass(frozen=True)
@@ -17,6 +36,7 @@ class Job:
         done: whether its files exist.
         needs: names of the jobs whose files it reads.
         benchmark: where its time is noted, if it is.
+        used: what it took when it last ran, if that is known.
     """
 
     rule: str
@@ -24,6 +44,7 @@ class Job:
     done: bool
     needs: frozenset[str]
     benchmark: str = ""
+    used: Usage | None = None
 
 
 def behind(jobs: Mapping[str, Job], targets: Iterable[str], *, to_do: bool = False) -> set[str]:
@@ -56,6 +77,20 @@ def _total(jobs: Mapping[str, Job], names: Iterable[str], to_do: set[str]) -> di
     }
 
 
+def _taken(jobs: Iterable[Job]) -> dict[str, float] | None:
+    """Expected and measured, of the jobs that were measured."""
+    measured = [(job.cost, job.used) for job in jobs if job.used]
+    if not measured:
+        return None
+    return {
+        "jobs": len(measured),
+        "expected_hours": sum(cost.seconds for cost, _ in measured) / 3600,
+        "hours": sum(used.seconds for _, used in measured) / 3600,
+        "expected_memory_gb": max(cost.memory_mb for cost, _ in measured) / 1000,
+        "memory_gb": max(used.memory_mb for _, used in measured) / 1000,
+    }
+
+
 def plan(jobs: Mapping[str, Job], figures: Mapping[str, str]) -> dict[str, Any]:
     """Totals of a study, of each of its rules (figures as one), and of each figure with all that it needs.
 
@@ -66,7 +101,9 @@ def plan(jobs: Mapping[str, Job], figures: Mapping[str, str]) -> dict[str, Any]:
     Returns:
         ``total``, and ``rules`` and ``figures`` by name: number of ``jobs``, those ``missing``, ``core_hours`` where no
         GPU is used, ``core_hours_left`` of the missing ones, ``gpu_hours`` at the assumed rate, ``memory_gb`` of the
-        largest job, and ``disk_gb``.
+        largest job, and ``disk_gb``. ``taken``, by rule and as "total", is of jobs that were measured: their number
+        ``jobs``, ``hours`` and ``expected_hours`` (without a GPU), ``memory_gb`` and ``expected_memory_gb`` of the
+        largest.
     """
     to_do = behind(jobs, figures.values(), to_do=True)
     rules: dict[str, list[str]] = {}
@@ -75,6 +112,11 @@ def plan(jobs: Mapping[str, Job], figures: Mapping[str, str]) -> dict[str, Any]:
     return {
         "total": _total(jobs, list(jobs), to_do),
         "rules": {rule: _total(jobs, rules[rule], to_do) for rule in sorted(rules)},
+        "taken": {
+            rule: taken
+            for rule, names in [*sorted(rules.items()), ("total", list(jobs))]
+            if (taken := _taken(jobs[name] for name in names))
+        },
         "figures": {
             figure: _total(jobs, behind(jobs, [name]), behind(jobs, [name], to_do=True))
             for figure, name in sorted(figures.items())

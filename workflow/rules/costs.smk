@@ -157,7 +157,8 @@ def add_job(target, jobs, makers):
         needs = {add_job(str(path), jobs, makers) for path in maker.expand_input(wildcards)[0]} - {None}
         expected = cost(maker.name, Wildcards(fromdict=wildcards))
         benchmark = str(maker.expand_benchmark(wildcards)) if maker.benchmark else ""
-        jobs[name] = plans.Job(maker.name, expected, os.path.exists(name), frozenset(needs), benchmark)
+        done, used = os.path.exists(name), plans.usage(benchmark)
+        jobs[name] = plans.Job(maker.name, expected, done, frozenset(needs), benchmark, used)
     return name
 
 
