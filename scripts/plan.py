@@ -22,10 +22,10 @@ def row(name: str, values: Mapping[str, float], times: int) -> list[str]:
 
 def measured(plan: Mapping[str, Any], unit: str, times: int) -> list[list[str]]:
     """Rows of the table of jobs that have run, by rule."""
-    columns = ["jobs", f"took, {unit}", f"plan, {unit}", "memory, MB", "plan, MB"]
+    columns = ["jobs", f"took, {unit}", f"cores, {unit}", f"plan, {unit}", "memory, MB", "plan, MB"]
     rows = [[""], ["measured", *columns]]
-    for name, values in plan["taken"].items():
-        hours = [amount(times * values[key]) for key in ("hours", "expected_hours")]
+    for name, values in sorted(plan["taken"].items(), key=lambda item: item[0] == "total"):
+        hours = [amount(times * values[key]) for key in ("hours", "core_hours", "expected_core_hours")]
         sizes = [amount(1000 * values[key], small=1) for key in ("memory_gb", "expected_memory_gb")]
         rows.append([name, f"{values['jobs']:,}", *hours, *sizes])
     return rows if plan["taken"] else []
@@ -55,7 +55,7 @@ cores: time of one core where no GPU is used. GPU: assumed, not measured: one th
 second takes over networks and empirical kernels; what the other jobs take stays with cores.
 memory: of the largest job, on a CPU. Figures share jobs, so that theirs do not add up.""")
     if plan["taken"]:
-        print("measured: jobs that have run, from start to end, against what the plan has for them without a GPU.")
+        print("measured: jobs that have run, from start to end and on processors, against the plan without a GPU.")
 
 
 if __name__ == "__main__":

@@ -215,7 +215,8 @@ def test_a_plan_compares_what_ran_with_what_was_expected(tmp_path):
     taken = plans.plan(jobs, {"fig1": "b", "fig2": "c"})["taken"]
     assert taken["train"] == taken["total"]
     assert taken["train"] == {
-        "jobs": 1, "expected_hours": 1, "hours": 1800.5 / 3600, "expected_memory_gb": 1, "memory_gb": 1.5,
+        "jobs": 1, "hours": 1800.5 / 3600, "core_hours": 1700 / 3600, "expected_core_hours": 1, "memory_gb": 1.5,
+        "expected_memory_gb": 1,
     }  # fmt: skip
     assert plans.plan(JOBS, {"fig1": "b"})["taken"] == {}
 

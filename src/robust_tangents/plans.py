@@ -10,9 +10,10 @@ from robust_tangents.costs import Cost
 
 @dataclass(frozen=True)
 class Usage:
-    """What a job took: seconds from its start to its end, and resident memory at its largest."""
+    """What a job took: seconds from its start to its end, those of processors, and resident memory at its largest."""
 
     seconds: float
+    core_seconds: float
     memory_mb: float
 
 
@@ -21,7 +22,7 @@ def usage(benchmark: str) -> Usage | None:
     try:
         with open(benchmark, newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
-        return Usage(float(rows[-1]["s"]), float(rows[-1]["max_rss"]))
+        return Usage(*(float(rows[-1][column]) for column in ("s", "cpu_time", "max_rss")))
     except (OSError, LookupError, ValueError):  # a job too short to be looked at has "NA"
         return None
 
@@ -84,8 +85,9 @@ def _taken(jobs: Iterable[Job]) -> dict[str, float] | None:
         return None
     return {
         "jobs": len(measured),
-        "expected_hours": sum(cost.seconds for cost, _ in measured) / 3600,
         "hours": sum(used.seconds for _, used in measured) / 3600,
+        "core_hours": sum(used.core_seconds for _, used in measured) / 3600,
+        "expected_core_hours": sum(cost.seconds for cost, _ in measured) / 3600,
         "expected_memory_gb": max(cost.memory_mb for cost, _ in measured) / 1000,
         "memory_gb": max(used.memory_mb for _, used in measured) / 1000,
     }
@@ -102,8 +104,8 @@ def plan(jobs: Mapping[str, Job], figures: Mapping[str, str]) -> dict[str, Any]:
         ``total``, and ``rules`` and ``figures`` by name: number of ``jobs``, those ``missing``, ``core_hours`` where no
         GPU is used, ``core_hours_left`` of the missing ones, ``gpu_hours`` at the assumed rate, ``memory_gb`` of the
         largest job, and ``disk_gb``. ``taken``, by rule and as "total", is of jobs that were measured: their number
-        ``jobs``, ``hours`` and ``expected_hours`` (without a GPU), ``memory_gb`` and ``expected_memory_gb`` of the
-        largest.
+        ``jobs``, their ``hours`` from start to end, ``core_hours`` and ``expected_core_hours`` (without a GPU),
+        ``memory_gb`` and ``expected_memory_gb`` of the largest.
     """
     to_do = behind(jobs, figures.values(), to_do=True)
     rules: dict[str, list[str]] = {}
