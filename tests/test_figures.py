@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from robust_tangents import storage
-from robust_tangents.figures import loo, loo_tables, style, su, su_tables
+from robust_tangents.figures import loo, loo_tables, style, su, su_tables, tsilivis
 
 ROW = {"title": "Digits", "curves": [{"label": "benign"}, {"label": "adversarial"}]}
 PANELS = {"accuracy": 0.9, "robust_accuracy": 0.4, "pgd_accuracy": 0.5, "margin_accuracy": 0.4, "zero_gradient": 0.0}
@@ -65,6 +65,27 @@ def test_figures_of_robust_accuracy_show_failed_checks():
         assert "centered from benign parent at 0.5, 2" in shown
     # The parents themselves are not part of this figure.
     assert "robust accuracy is above clean" not in shown
+
+
+def linearized_runs(*failures: tuple[str, str, str, float]) -> pd.DataFrame:
+    """A table in which (row, curve, check, epoch) fail."""
+    rows = []
+    for row in ("itself", "network"):
+        for curve, epochs in {"parent": (0.0, 2.0, 4.0), "0": (0.0, 3.0), "2": (2.0, 5.0)}.items():
+            for epoch in epochs:
+                for panel, value in (PANELS | CHECKS).items():
+                    rows.append((row, curve, 0, epoch, panel, 1.0 if (row, curve, panel, epoch) in failures else value))
+    return pd.DataFrame(rows, columns=["row", "curve", "seed", "epoch", "panel", "value"])
+
+
+def test_the_figure_of_linearized_training_shows_failed_checks():
+    names = {"itself": "attacked itself", "network": "network attacked"}
+    assert warning(tsilivis.fig8(linearized_runs(), names, "Digits")) == ""
+    masked = [(row, "parent", "masked_gradients", 2.0) for row in names]
+    failures = (*masked, ("network", "0", "robust_above_clean", 3.0))
+    shown = warning(tsilivis.fig8(linearized_runs(*failures), names, "Digits"))
+    assert "gradient is exactly zero for some images: network at 2 " in shown
+    assert shown.endswith("robust accuracy is above clean accuracy: network attacked, linearized at epoch 0, at 3")
 
 
 def test_the_transfer_figure_names_masked_targets():

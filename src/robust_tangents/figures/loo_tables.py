@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from robust_tangents.attack_checks import CHECKS
-from robust_tangents.figures import opened
+from robust_tangents.figures import checks, opened
 
 ACCURACIES = ("accuracy", "robust_accuracy", "pgd_accuracy", "margin_accuracy", "zero_gradient")
 
@@ -66,16 +66,12 @@ def second_stages(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def failed_checks(table: pd.DataFrame) -> list[str]:
     """One line for each of CHECKS that fails somewhere in a table of `second_stages`: which, and where."""
-    failed = table[table["panel"].isin(list(CHECKS)) & (table["value"] > 0)]
     several_rows = table["row"].nunique() > 1
-    lines = []
-    for check, where in failed.groupby("panel", sort=False):
-        places = []
-        for (row, parent, network), part in where.groupby(["row", "parent", "network"], sort=False):
-            epochs = ", ".join(f"{epoch:g}" for epoch in sorted(part["epoch"].unique()))
-            places.append(f"{row + ', ' if several_rows else ''}{network} from {parent} parent at {epochs}")
-        lines.append(f"{CHECKS[str(check)]}: {'; '.join(places)}")
-    return lines
+
+    def place(row: str, parent: str, network: str) -> str:
+        return f"{row + ', ' if several_rows else ''}{network} from {parent} parent"
+
+    return checks.failed(table, ["row", "parent", "network"], place)
 
 
 def transfer(paths: Iterable[str]) -> pd.DataFrame:

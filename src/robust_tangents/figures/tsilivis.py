@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from robust_tangents.figures import style
+from robust_tangents.figures import checks, style
 from robust_tangents.figures.style import DASHES
 
 SETS = {"all": "all", "robust": "useful and robust", "non-robust": "useful, not robust"}
@@ -299,25 +299,27 @@ def fig8(table: pd.DataFrame, names: Mapping[str, str], title: str) -> Figure:
     """Clean and robust test accuracy of an adversarial run, and of its linearization trained on from some epochs.
 
     Args:
-        table: columns row, curve ("parent" or the epoch of linearization), seed, epoch, panel, value.
-        names: title of every row's panel.
-        title: of the whole figure.
+        table: columns row, curve ("parent" or the epoch of linearization), seed, epoch, panel (accuracy,
+            robust_accuracy, CHECKS), value.
+        names: of the rows.
+        title: of the panels, in front of their row's name.
 
     Source: Tsilivis & Kempe 2022, Fig. 8 (the epochs are ours).
     """
     style.apply()
     rows = list(table["row"].unique())
+    accuracies = table[table["panel"].isin(["accuracy", "robust_accuracy"])]
     begins = [curve for curve in table["curve"].unique() if curve != "parent"]
     palette = {"parent": "0.2", **dict(zip(begins, sns.color_palette("viridis", len(begins) + 1), strict=False))}
     figure, axes = plt.subplots(1, len(rows), figsize=(3.8 * len(rows) + 0.4, 3.4), squeeze=False, sharey=True)
     for ax, row in zip(axes[0], rows, strict=True):
-        part = table[table["row"] == row].assign(value=lambda t: 100 * t["value"])
+        part = accuracies[accuracies["row"] == row].assign(value=lambda t: 100 * t["value"])
         sns.lineplot(
             part, x="epoch", y="value", hue="curve", palette=palette, style="panel",
             style_order=["accuracy", "robust_accuracy"], dashes=["", DASHES], errorbar=style.SPREAD, legend=False,
             marker="o", markersize=3.5, markeredgewidth=0, ax=ax,
         )  # fmt: skip
-        ax.set(xlabel="Epoch", ylabel="Test accuracy (%)", ylim=(-2, 102), title=names[row])
+        ax.set(xlabel="Epoch", ylabel="Test accuracy (%)", ylim=(-2, 102), title=f"{title}, {names[row]}")
     labels = {"parent": "network", **{begin: f"linearized at epoch {begin}" for begin in begins}}
     handles = [Line2D([], [], color=palette[curve], label=label) for curve, label in labels.items()]
     handles += [
@@ -325,7 +327,12 @@ def fig8(table: pd.DataFrame, names: Mapping[str, str], title: str) -> Figure:
         Line2D([], [], color="0.3", dashes=DASHES, label="under attack"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    figure.suptitle(title)
+    once = table[(table["curve"] != "parent") | (table["row"] == rows[0])]  # the parent is the same in all rows
+
+    def place(row: str, curve: str) -> str:
+        return labels[curve] if curve == "parent" else f"{names[row]}, {labels[curve]},"
+
+    style.warn(figure, checks.failed(once, ["row", "curve"], place))
     return figure
 
 

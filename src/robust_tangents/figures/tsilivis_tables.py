@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from robust_tangents import storage
+from robust_tangents.attack_checks import CHECKS
 from robust_tangents.figures import opened
 
 
@@ -168,14 +169,14 @@ def mass(dynamics: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def linearized_runs(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Columns row (second stage), curve ("parent", or the epoch of linearization), seed, epoch, panel (accuracy,
-    robust_accuracy), value: along the parent run, and along training of its linearization from some epochs.
+    robust_accuracy, CHECKS), value: along the parent run, and along training of its linearization from some epochs.
 
     Args:
         rows: rows of a figure: ``stage2``, ``attack``, and one curve with the files ``stage2`` of kind "stage 2" and
             ``segments`` of kind "segment".
     """
     tables = []
-    panels = ("accuracy", "robust_accuracy")
+    panels = ("accuracy", "robust_accuracy", *CHECKS)
     for row, _, segment, seed in opened.of_curves(rows, "segment", "segments"):
         metrics = segment[f"seed{seed}/metrics"]
         for panel in panels:
