@@ -718,5 +718,5 @@ def test_mistakes_about_collapse_are_told_in_one_line(figure, change, message):
 
 def test_figures_of_collapse_name_network_and_radius_in_their_title():
     study = Study(with_collapse(("attacks.test", {"epsilon": 128, "steps": 10, "norm": "l2"})))
-    assert study.collapse_title(study.figures["su_standard"]["rows"][0]) == "Digits, resnet, ℓ2 ε = 0.502"
-    assert study.about("su_standard")["attacks"] == "test: PGD-10 in the ℓ2 ball of radius 0.502"
+    assert study.collapse_title(study.figures["su_standard"]["rows"][0]) == "Digits, resnet, ℓ2 ε = 128/255"
+    assert study.about("su_standard")["attacks"] == "test: PGD-10 in the ℓ2 ball of radius 128/255"

@@ -106,6 +106,11 @@ class Study:
                 spec[key] /= 255
         return spec
 
+    def radius(self, attack: str) -> str:
+        """Radius of an attack's ball, in words as it was given: in pixel units, or as so many of 255."""
+        epsilon = self._entry("attacks", attack, "")["epsilon"]
+        return f"{epsilon}/255" if isinstance(epsilon, int) else f"{epsilon:.4g}"
+
     def plain_attack(self, name: str, path: str = "") -> Spec:
         """An attack alone, without what plays its part in evaluations only."""
         spec = self.attack(name, path)
@@ -555,10 +560,10 @@ class Study:
 
     def collapse_title(self, row: Spec) -> str:
         """Data, network and attack of a row whose collapse is measured."""
-        attack = self.attack(self.config["collapse"][row["collapse"]]["attack"])
+        attack = self.config["collapse"][row["collapse"]]["attack"]
         models = ", ".join(dict.fromkeys(self.runs[run]["model"].replace("_", " ") for run in row["runs"].values()))
         title = self.title(row["runs"].values())
-        return f"{title}, {models}, {_NORMS[attack['norm']]} ε = {attack['epsilon']:.3g}"
+        return f"{title}, {models}, {_NORMS[self.attack(attack)['norm']]} ε = {self.radius(attack)}"
 
     def chance(self, figure: str) -> float:
         """Accuracy of guessing on the class-balanced data of a figure's runs."""
@@ -600,7 +605,7 @@ class Study:
                 + [", ".join(architectures) for _, architectures in kernels]
             ),
             "attacks": listed(
-                f"{name}: PGD-{attack['steps']} in the {_NORMS[attack['norm']]} ball of radius {attack['epsilon']:.4g}"
+                f"{name}: PGD-{attack['steps']} in the {_NORMS[attack['norm']]} ball of radius {self.radius(name)}"
                 for name, attack in attacks.items()
             ),
             "epochs": listed(str(run["epochs"]) for run in runs),

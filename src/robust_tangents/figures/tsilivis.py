@@ -418,7 +418,7 @@ def fig2(table: pd.DataFrame, title: str) -> Figure:
     sns.lineplot(cosines, x="steps", y="value", hue="width", palette=shades, ax=axes[-1], **look)
     axes[-1].set(xscale="log", ylim=(-0.02, 1.02), xlabel="Steps", ylabel="", title="Cosine of input gradients")
     lines = [Line2D([], [], color=shades[width], label=f"width {width}") for width in widths]
-    axes[-1].legend(handles=lines, loc="lower left")
+    axes[-1].legend(handles=lines, loc="best")
     handles = [Line2D([], [], color=colours[panel], marker="o", label=text) for panel, text in TRANSFER.items()]
     handles.append(Line2D([], [], color="0.2", linewidth=1, label="kernel's predictor"))
     handles.append(Line2D([], [], color="0.2", linewidth=1, dashes=DASHES, label="under the attack on itself"))
