@@ -62,7 +62,10 @@ def blocks(given, network, trace_axes, size, implementation, count, timed):
 
     def run():
         parts = [np.asarray(compiled(images[i : i + size], images[j : j + size], params)) for i, j in pairs]
-        return parts[0]
+        if parts[0].ndim == 2:
+            return parts[0]
+        rows, columns, classes, _ = parts[0].shape  # of a full kernel; ours has a row for each image and class
+        return parts[0].transpose(0, 2, 1, 3).reshape(rows * classes, columns * classes)
 
     return run
 

@@ -16,7 +16,7 @@ from side import CNN_MEGA, converse, problem, resnet
 
 from robust_tangents import execution, kernel_measures, models
 from robust_tangents.attacks import Attack, pgd
-from robust_tangents.kernels import empirical_kernels
+from robust_tangents.kernels import Kind, empirical_kernels
 from robust_tangents.linearization import Expansion
 from robust_tangents.memory import keep_memory
 from robust_tangents.training import State, Trainer
@@ -33,25 +33,14 @@ class Given:
         model = resnet(stem["kernel"].shape[-1]) if stem else CNN_MEGA
         build = partial(models.build, model, 10, execution.choose(self.images.shape[1:]))
         self.network, self.trained = build(), build(reverse_only=True)
-        self.params, self.batch_stats = jax.tree.map(jnp.asarray, (given["params"], given.get("batch_stats", {})))
+        self.params, self.batch_stats = jax.tree.map(jnp.asarray, (given["params"], given["batch_stats"]))
 
 
-def kernel(given: Given, count: int):
-    images = given.images[:count]
-    budget = 2 << 30
-
-    def run():
-        return empirical_kernels(given.network, given.params, given.batch_stats, images, ["trace"], budget)["trace"]
-
-    return run
-
-
-def full_kernel(given: Given, count: int):
+def kernel(given: Given, budget: int, count: int, kind: Kind = "trace"):
     images = given.images[:count]
 
     def run():
-        kernel = empirical_kernels(given.network, given.params, given.batch_stats, images, ["full"], 2 << 30)["full"]
-        return kernel.reshape(count, 10, count, 10).transpose(0, 2, 1, 3)
+        return empirical_kernels(given.network, given.params, given.batch_stats, images, [kind], budget)[kind]
 
     return run
 
@@ -122,7 +111,7 @@ def measures(count: int = 500, checkpoints: int = 20):
 if __name__ == "__main__":
     keep_memory()
     everything = problem(Path(sys.argv[1]))
-    large, small = Given(everything["32x32"]), Given(everything["8x8"])
+    large, small, budget = Given(everything["32x32"]), Given(everything["8x8"]), int(everything["budget"])
     tasks = {
         "pgd 32x32": lambda: attack(large, 20),
         "pgd 8x8": lambda: attack(small, 20),
@@ -134,8 +123,8 @@ if __name__ == "__main__":
         "pgd of an epoch's batch": lambda: attack(large, 10),
         "matmul": matmul,
         "measures": measures,
-        "full kernel 100": lambda: full_kernel(Given(everything["CNN_mega"]), 100),
+        "full kernel 100": lambda: kernel(Given(everything["CNN_mega"]), budget, 100, "full"),
     }
-    for count in (100, 200, 400, 800, 1600):
-        tasks[f"kernel {count}"] = partial(kernel, large, count)
+    for count in (100, 200, 400, 500, 800, 1600):
+        tasks[f"kernel {count}"] = partial(kernel, large, budget, count)
     converse(tasks)

@@ -1,7 +1,7 @@
 """Measure the engines against peers and against the machine, both sides taking turns in one run.
 
     make benchmarks
-    python benchmarks/run.py --width 64 --torch $(which python3)    # a GPU, with the PyTorch that is there
+    python benchmarks/run.py --brief --width 64 --points 500 --budget-gib 60 --torch $(which python3)    # a GPU
 
 Writes benchmarks/results/<machine>.json and .md. Every row is a median over ROUNDS rounds of the peer's time over ours;
 both sides compute the same thing from the same file, and the relative difference of their results is part of the row.
@@ -10,11 +10,13 @@ both sides compute the same thing from the same file, and the relative differenc
 import argparse
 import json
 import os
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share a GPU here
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -41,7 +43,6 @@ SIDES: dict[str, tuple[str | Path, str]] = {
     "authors' loop": (sys.executable, "by_authors_loop.py"),
 }
 KERNEL_POINTS = 200
-BUDGET = 2 << 30  # bytes that our kernels may take
 
 
 @dataclass(frozen=True)
@@ -136,15 +137,17 @@ class Side:
         self.process.communicate()
 
 
-def write_problem(path: Path, width: int) -> dict[str, Callable[[np.ndarray], float]]:
+def write_problem(path: Path, width: int, budget: int) -> dict[str, Callable[[np.ndarray], float]]:
     """Networks with images and labels for all sides; by network, the share of images whose label it does not give.
 
     The images are random. Logits are moved away from zero, labels are what the network says of the images, and batch
-    norms have seen so many batches that their statistics are not debiased any more, which peers do not do.
+    norms have seen so many batches that their statistics are not debiased any more, which peers do not do. ``budget``
+    are the bytes that our kernels may take.
     """
     rng = np.random.default_rng(0)
     wrong: dict[str, Callable[[np.ndarray], float]] = {}
     with h5py.File(path, "w") as file:
+        file["budget"] = budget
         for name, model, size, count in (
             ("32x32", resnet(width), 32, 1600), ("8x8", resnet(width), 8, 1280), ("CNN_mega", CNN_MEGA, 32, 100),
         ):  # fmt: skip
@@ -154,9 +157,7 @@ def write_problem(path: Path, width: int) -> dict[str, Callable[[np.ndarray], fl
             params["logits"] = jax.tree.map(
                 lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 8, params["logits"]
             )
-            for norm in flatten(batch_stats):
-                norm["mean"], norm["variance"] = (norm[key] / (1 - DECAY) for key in ("mean", "variance"))
-                norm["count"] = jnp.full_like(norm["count"], 1000)
+            batch_stats = jax.tree_util.tree_map_with_path(settled, batch_stats)
             predict = partial(predictions, network, params, batch_stats)
             labels = np.concatenate([predict(images[i : i + 128]) for i in range(0, count, 128)])
             wrong[name] = partial(share_wrong, predict, labels)
@@ -175,13 +176,9 @@ def share_wrong(predict: Callable[[np.ndarray], np.ndarray], labels: np.ndarray,
     return float(np.mean(predict(images) != labels[: len(images)]))
 
 
-def flatten(tree: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Dictionaries that hold arrays."""
-    for value in tree.values():
-        if "mean" in value:
-            yield value
-        else:
-            yield from flatten(value)
+def settled(path: tuple[jax.tree_util.DictKey, ...], value: jax.Array) -> jax.Array:
+    """Statistics of one batch as those of very many."""
+    return jnp.full_like(value, 1000) if path[-1].key == "count" else value / (1 - DECAY)
 
 
 def store(group: h5py.Group, tree: dict[str, Any]) -> None:
@@ -228,25 +225,11 @@ def compare(
     }  # fmt: skip
 
 
-def growth(problem: Path) -> dict[int, tuple[float, float]]:
-    """Seconds and the process's largest memory (MB) of trace kernels by N, each N in a process of its own."""
-    found = {}
-    for count in (100, 200, 400, 800, 1600):
-        side, task = Side("ours", sys.executable, "ours.py", problem), f"kernel {count}"
-        side.prepare(task)
-        answers = [side.ask(run=task) for _ in range(3 if count < 800 else 1)]
-        found[count] = (float(np.median([a["seconds"] for a in answers])), answers[-1]["resident_mb"])
-        side.close()
-    return found
-
-
-def own_limits(ours: Side, rounds: int, width: int, problem: Path) -> list[dict[str, Any]]:
-    """Rows without a peer: the kernel against its floor, overheads, growth, measures, shares of the matmul rate."""
+def own_limits(ours: Side, rounds: int, width: int, points: int, sizes: list[str]) -> list[dict[str, Any]]:
+    """Rows without a peer: the kernel against its floor, overheads, measures, shares of the matmul rate."""
     network = operations.network(resnet(width), 10, (32, 32, 3))
-    tasks = (
-        "matmul", "gradient", "gradient 8x8", "linearized gradient", "linearized gradient 8x8", "epoch", "pgd 32x32",
-        "pgd of an epoch's batch", "measures", f"kernel {KERNEL_POINTS}",
-    )  # fmt: skip
+    gradients = [f"{kind}gradient{size}" for size in sizes for kind in ("", "linearized ")]
+    tasks = [*gradients, "matmul", "epoch", "pgd 32x32", "pgd of an epoch's batch", "measures", f"kernel {points}"]
     for task in tasks:
         ours.prepare(task)
     times: dict[str, list[float]] = {task: [] for task in tasks}
@@ -255,36 +238,47 @@ def own_limits(ours: Side, rounds: int, width: int, problem: Path) -> list[dict[
             times[task].append(ours.seconds(task))
     seconds = {task: float(np.median(values)) for task, values in times.items()}
     rate = 2048**3 / seconds["matmul"]
-    kernel, batches = seconds[f"kernel {KERNEL_POINTS}"], 1600 / 128
-    gradients = 10 * KERNEL_POINTS * seconds["gradient"] / 128
-    floor = gradients + 10 * KERNEL_POINTS**2 / 2 * network.parameters / rate
-    by_count = growth(problem)
-    counts, taken = np.array(list(by_count)), np.array([time for time, _ in by_count.values()])
-    (a, b), *_ = np.linalg.lstsq(np.stack([counts, counts**2], 1) / taken[:, None], np.ones(len(counts)), rcond=None)
-    off = float(np.abs((a * counts + b * counts**2) / taken - 1).max())
-    memory = max(resident for _, resident in by_count.values())
-    work = operations.kernel_work(network, 10, KERNEL_POINTS, full=False)
+    kernel, batches = seconds[f"kernel {points}"], 1600 / 128
+    floor = 10 * points * seconds["gradient"] / 128 + 10 * points**2 / 2 * network.parameters / rate
+    work = operations.kernel_work(network, 10, points, full=False)
     return [
         {"row": "matrix product, float32, 2048 (GFLOP/s)", "value": 2 * rate / 1e9},
-        {"row": "trace kernel, N = 200, over its floor", "value": kernel / floor, "goal": "≤ 2"},
-        {"row": "trace kernel, N = 200, its multiply-adds over time, share of the matrix product's rate",
+        {"row": f"trace kernel, N = {points} (s)", "value": kernel},
+        {"row": f"trace kernel, N = {points}, over its floor", "value": kernel / floor, "goal": "≤ 2"},
+        {"row": f"trace kernel, N = {points}, its multiply-adds over time, share of the matrix product's rate",
          "value": work / kernel / rate},
         {"row": "PGD-20, 32×32, the same share",
          "value": 20 * 128 * 2 * network.multiply_adds / seconds["pgd 32x32"] / rate},
-        {"row": "linearized over standard training gradient, 32×32", "goal": "≤ 2.2",
-         "value": seconds["linearized gradient"] / seconds["gradient"]},
-        {"row": "linearized over standard training gradient, 8×8", "goal": "≤ 2.2",
-         "value": seconds["linearized gradient 8x8"] / seconds["gradient 8x8"]},
+        *({"row": f"linearized over standard training gradient{size or ', 32×32'}", "goal": "≤ 2.2",
+           "value": seconds[f"linearized gradient{size}"] / seconds[f"gradient{size}"]} for size in sizes),
         {"row": "adversarial epoch over its PGD and gradients timed alone", "goal": "≤ 1.10",
          "value": seconds["epoch"] / (batches * (seconds["pgd of an epoch's batch"] + seconds["gradient"]))},
         {"row": "measures of a run: 20 checkpoints, N = 500, trace and 10 class kernels (s)",
          "value": seconds["measures"]},
-        *({"row": f"kernel growth, N = {count} (s)", "value": time} for count, (time, _) in by_count.items()),
-        {"row": "kernel growth, farthest from a·N + b·N² (share)", "value": off, "a": a, "b": b},
+    ]  # fmt: skip
+
+
+def growth(problem: Path, width: int, budget: int, matmul_rate: float) -> list[dict[str, Any]]:
+    """Seconds and the process's largest memory of trace kernels by N, each N in a process of its own."""
+    parameters = operations.network(resnet(width), 10, (32, 32, 3)).parameters
+    seconds, resident_mb = {}, {}
+    for count in (100, 200, 400, 800, 1600):
+        side, task = Side("ours", sys.executable, "ours.py", problem), f"kernel {count}"
+        side.prepare(task)
+        answers = [side.ask(run=task) for _ in range(3 if count < 800 else 1)]
+        seconds[count] = float(np.median([answer["seconds"] for answer in answers]))
+        resident_mb[count] = answers[-1]["resident_mb"]
+        side.close()
+    counts, taken = np.array(list(seconds)), np.array(list(seconds.values()))
+    (a, b), *_ = np.linalg.lstsq(np.stack([counts, counts**2], 1) / taken[:, None], np.ones(len(counts)), rcond=None)
+    return [
+        *({"row": f"kernel growth, N = {count} (s)", "value": time} for count, time in seconds.items()),
+        {"row": "kernel growth, farthest from a·N + b·N² (share)", "a": a, "b": b,
+         "value": float(np.abs((a * counts + b * counts**2) / taken - 1).max())},
         {"row": "kernel growth, b over the inner products of a pair at the matrix product's rate",
-         "value": b * rate * 2 / 10 / network.parameters},
-        {"row": "kernel growth, largest memory beyond the budget of 2 GiB (MiB)", "goal": "≤ 1024",
-         "value": memory - BUDGET / 2**20},
+         "value": b * matmul_rate * 2 / 10 / parameters},
+        {"row": "kernel growth, largest memory beyond the budget (MiB)", "goal": "≤ 1024",
+         "value": max(resident_mb.values()) - budget / 2**20},
     ]  # fmt: skip
 
 
@@ -299,20 +293,21 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def as_row(row: dict[str, Any]) -> str:
+    if "missing" in row:
+        return f"| {row['row']} | | | not measured: {row['missing']} is not there | | | |"
+    spread = f"{row['ratio']:.2f} ({min(row['ratios']):.2f}–{max(row['ratios']):.2f})"
+    fooled = " / ".join(f"{share:.0%}" for share in row["success"] or [])
+    cells = (row["row"], f"{row['ours_s']:.3g}", f"{row['peer_s']:.3g}", spread, f"{row['goal']}",
+             f"{row['difference']:.1e}", fooled)  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
 def as_table(found: dict[str, Any]) -> str:
     lines = ["| work / peer | ours (s) | peer (s) | ratio (range) | to reach | difference | fooled |", "|" + "---|" * 7]
-    for row in found["comparisons"]:
-        if "missing" in row:
-            lines.append(f"| {row['row']} | | | not measured: {row['missing']} is not there | | | |")
-            continue
-        spread = f"{row['ratio']:.2f} ({min(row['ratios']):.2f}–{max(row['ratios']):.2f})"
-        fooled = " / ".join(f"{share:.0%}" for share in row["success"] or [])
-        cells = (row["row"], f"{row['ours_s']:.3g}", f"{row['peer_s']:.3g}", spread, f"{row['goal']}",
-                 f"{row['difference']:.1e}", fooled)  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+    lines += [as_row(row) for row in found["comparisons"]]
     lines += ["", "| limit | value | to reach |", "|---|---|---|"]
-    for row in found["limits"]:
-        lines.append(f"| {row['row']} | {row['value']:.3g} | {row.get('goal', '')} |")
+    lines += [f"| {row['row']} | {row['value']:.3g} | {row.get('goal', '')} |" for row in found["limits"]]
     return "\n".join(lines) + "\n"
 
 
@@ -320,27 +315,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
     parser.add_argument("--width", type=int, default=16, help="of the ResNet-18; the papers' has 64")
+    parser.add_argument("--points", type=int, default=KERNEL_POINTS, choices=(200, 500), help="of limits of the kernel")
+    parser.add_argument("--budget-gib", type=float, default=2, help="memory that our kernels may take")
     parser.add_argument("--torch", type=Path, default=SIDES["torch"][0], help="a Python with PyTorch")
     parser.add_argument("--only", default="", help="rows whose names contain this; without the limits")
+    parser.add_argument("--brief", action="store_true", help="without 8×8 images and without growth")
     options = parser.parse_args()
+    budget = int(options.budget_gib * 2**30)
     with tempfile.TemporaryDirectory() as folder:
         problem = Path(folder, "problem.h5")
-        wrong = write_problem(problem, options.width)
+        wrong = write_problem(problem, options.width, budget)
         environments = SIDES | {"torch": (options.torch, SIDES["torch"][1])}
         there = {name: side for name, side in environments.items() if Path(side[0]).exists()}
-        rows = [row for row in ROWS if options.only in row.name]
+        rows = [row for row in ROWS if options.only in row.name and not (options.brief and "8×8" in row.name)]
         needed = {"ours", *(row.side for row in rows)} & there.keys()
         sides = {name: Side(name, there[name][0], there[name][1], problem) for name in needed}
-        progress = tqdm(rows, file=sys.stderr)
-        comparisons = [
-            compare(row, sides, options.rounds, Path(folder), wrong) if row.side in there
-            else {"row": row.name, "missing": environments[row.side][0]}
-            for row in progress
-        ]  # fmt: skip
-        limits = [] if options.only else own_limits(sides["ours"], options.rounds, options.width, problem)
+        comparisons = []
+        for row in tqdm(rows, file=sys.stderr):
+            missing = {"row": row.name, "missing": environments[row.side][0]}
+            found = compare(row, sides, options.rounds, Path(folder), wrong) if row.side in there else missing
+            comparisons.append(found)
+            tqdm.write(as_row(found), file=sys.stderr)  # so that a run that is cut short leaves something
+        limits = []
+        if not options.only:
+            sizes = [""] if options.brief else ["", " 8x8"]
+            limits = own_limits(sides["ours"], options.rounds, options.width, options.points, sizes)
         for side in sides.values():
             side.close()
-    settings = {"width": options.width, "rounds": options.rounds}
+        if limits and not options.brief:
+            limits += growth(problem, options.width, budget, limits[0]["value"] * 1e9 / 2)
+    settings = {key: getattr(options, key) for key in ("width", "rounds", "budget_gib")}
     found = {"machine": machine(), **settings, "comparisons": comparisons, "limits": limits}
     print(as_table(found))
     if not options.only:

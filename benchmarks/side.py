@@ -20,7 +20,6 @@ import numpy as np
 BLOCKS = (2, 2, 2, 2)
 GROUPS = len(BLOCKS)
 
-
 CNN_MEGA = {"architecture": "cnn", "widths": [32, 64, 128]}
 
 

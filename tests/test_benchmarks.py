@@ -39,24 +39,35 @@ def test_settings_have_the_keys_of_the_workflows(tmp_path):
 
 @pytest.mark.slow
 def test_the_shortened_study_measures_every_step(tmp_path):
-    command = [sys.executable, str(ROOT / "benchmarks" / "shortened.py"), *TINY.split(), "--points", "20"]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "shortened.py"),
+        *TINY.split(),
+        "--points",
+        "20",
+        "--seeds",
+        "0",
+        "1",
+    ]
     subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True, text=True)
     found = json.loads((tmp_path / "measures.json").read_text())
     assert len(found["steps"]) == 12
     assert all(step["seconds"] > 0 and step["resident_mb"] > 50 for step in found["steps"].values())
     for objective in ("benign", "adversarial"):
         exact, mixed = (found["runs"][f"{objective}, {precision}"] for precision in ("float32", "mixed"))
+        assert len(exact["loss"]) == 2
         assert mixed["loss"] == pytest.approx(exact["loss"], rel=0.02)
         assert mixed != exact
-        assert len(found["kernels"][objective]["velocity"]) == 2
-        assert len(found["stage2"][objective]["linearized"]["robust_accuracy"]) == 3
+        assert len(found["kernels"][f"measures {objective}"]["velocity"]) == 2
+        assert len(found["stage2"][f"stage2 {objective}"]["linearized"]["robust_accuracy"]) == 3
     table = (tmp_path / "measures.md").read_text()
     assert "| train adversarial, mixed | " in table
 
 
-def test_a_step_that_fails_ends_the_study_with_its_log(tmp_path):
+def test_a_step_that_fails_is_named_with_its_log(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "shortened.py"), "--path", str(tmp_path / "nowhere")]
     done = subprocess.run([*command, "--out", str(tmp_path)], check=False, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.rstrip().endswith(f"prepare_data: failed; {tmp_path}/data.log says why")
+    assert f"prepare_data: failed; {tmp_path}/data.log says why" in done.stderr
+    assert "| data | failed |" in (tmp_path / "measures.md").read_text()
     assert "there is no" in (tmp_path / "data.log").read_text()
