@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from side import CNN_MEGA, converse, problem, resnet
+from side import CNN_MEGA, MATMUL, converse, problem, resnet
 
 from robust_tangents import execution, kernel_measures, models
 from robust_tangents.attacks import Attack, pgd
@@ -84,10 +84,11 @@ def epoch(given: Given, steps: int):
     return run
 
 
-def matmul(size: int = 2048):
-    a = jnp.ones((size, size))
-    product = jax.jit(jnp.matmul)
-    return lambda: jax.block_until_ready(product(a, a))[0, 0]
+def matmul(size: int, precision: str | None = None):
+    """A matrix product in the precision of kernels ("highest"), or in JAX's default, that of attacks and training."""
+    a = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)).astype(np.float32))
+    product = jax.jit(partial(jnp.matmul, precision=precision))
+    return lambda: jax.block_until_ready(product(a, a))
 
 
 def measures(count: int = 500, checkpoints: int = 20):
@@ -112,6 +113,7 @@ if __name__ == "__main__":
     keep_memory()
     everything = problem(Path(sys.argv[1]))
     large, small, budget = Given(everything["32x32"]), Given(everything["8x8"]), int(everything["budget"])
+    size = MATMUL[jax.default_backend()]
     tasks = {
         "pgd 32x32": lambda: attack(large, 20),
         "pgd 8x8": lambda: attack(small, 20),
@@ -121,7 +123,8 @@ if __name__ == "__main__":
         "linearized gradient 8x8": lambda: gradient(small, linearized=True),
         "epoch": lambda: epoch(large, 10),
         "pgd of an epoch's batch": lambda: attack(large, 10),
-        "matmul": matmul,
+        "matmul": lambda: matmul(size, "highest"),
+        "matmul by default": lambda: matmul(size),
         "measures": measures,
         "full kernel 100": lambda: kernel(Given(everything["CNN_mega"]), budget, 100, "full"),
     }

@@ -20,6 +20,7 @@ import numpy as np
 BLOCKS = (2, 2, 2, 2)
 GROUPS = len(BLOCKS)
 
+MATMUL = {"cpu": 2048, "gpu": 8192}  # size of the matrix product that a machine's rate is taken from
 CNN_MEGA = {"architecture": "cnn", "widths": [32, 64, 128]}
 
 

@@ -181,8 +181,8 @@ def test_both_convolutions_give_the_same_resnet(resnet, batch, initialised):
 def test_execution_convolves_and_loops_as_suits_image_and_device():
     assert choose((8, 8, 1), "cpu") == Execution("rows", compiled_loops=True)
     assert choose((32, 32, 3), "cpu") == Execution("xla", compiled_loops=False)
-    assert choose((8, 8, 1), "gpu") == Execution("xla", compiled_loops=True)
-    assert choose((32, 32, 3), "gpu") == Execution("xla", compiled_loops=True)
+    assert choose((8, 8, 1), "gpu") == Execution("xla", compiled_loops=True, pass_bytes=1 << 32)
+    assert choose((32, 32, 3), "gpu") == Execution("xla", compiled_loops=True, pass_bytes=1 << 32)
     found = [choose(*of).reverse_convolution for of in (((8, 8, 1), "cpu"), ((32, 32, 3), "cpu"), ((32, 32, 3), "gpu"))]
     assert found == ["rows", "xla reverse", "xla"]
 

@@ -20,11 +20,13 @@ Carry = TypeVar("Carry")
 class Execution:
     """How to convolve, and whether loops over steps are compiled or stepped from Python.
 
-    ``reverse_convolution`` is for programs that take reverse-mode derivatives only.
+    ``reverse_convolution`` is for programs that take reverse-mode derivatives only; ``pass_bytes`` are those of a
+    forward pass beyond which larger blocks of a kernel are no faster.
     """
 
     convolution: Convolution
     compiled_loops: bool
+    pass_bytes: int = 1 << 28
 
     @property
     def reverse_convolution(self) -> Convolution:
@@ -47,9 +49,11 @@ def choose(image_shape: Sequence[int], backend: str | None = None) -> Execution:
     """Layout for images of shape (H, W, C).
 
     On a CPU, XLA convolutions lose their fast path inside compiled loops (4-12 times slower), so there loops step
-    from Python; products of rows do not suffer, and on accelerators the loop belongs on the device.
+    from Python; products of rows do not suffer, and on accelerators the loop belongs on the device. There, blocks of
+    a kernel are to be large, because every pair of blocks is waited for.
     """
     on_cpu = (backend or jax.default_backend()) == "cpu"
     small = max(image_shape[:2]) <= _ROWS_UP_TO
     convolution: Convolution = "rows" if on_cpu and small else "xla"
-    return Execution(convolution, compiled_loops=not on_cpu or convolution == "rows")
+    compiled_loops = not on_cpu or convolution == "rows"
+    return Execution(convolution, compiled_loops, pass_bytes=1 << (28 if on_cpu else 32))

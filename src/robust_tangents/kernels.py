@@ -22,9 +22,6 @@ from robust_tangents.models.layers import BatchNorm, Conv, patches
 
 Kind = Literal["trace", "class", "full"]
 
-# Bytes of a forward pass beyond which larger blocks are no faster (two CPU cores; more does not hurt elsewhere).
-_USEFUL = 1 << 28
-
 
 class _Factors(NamedTuple):
     """Gradients Σ_t read_t ⊗ dependence_t of n images: (n, T, p) and (n, T, f)."""
@@ -159,7 +156,7 @@ class _Rows:
         # rows, the rest for making a block and for comparing all positions of two blocks.
         passes, rows = budget // 2 // bytes_of_pass, max(2, budget // 3 // bytes_of_row)
         comparable = int((budget // 8 // 8) ** 0.5) // positions
-        count, useful = len(images), _USEFUL // bytes_of_pass
+        count, useful = len(images), network.execution.pass_bytes // bytes_of_pass
         all_fit = rows >= count * classes
         largest = max(1, min(count if all_fit else rows // 2, passes, comparable, useful))
         self.block = -(-count // -(-count // largest))
