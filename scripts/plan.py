@@ -51,8 +51,8 @@ def main(options) -> None:
     rate = f"{costs.GPU_MULTIPLY_ADDS / 1e12:g}·10¹²"
     print(f"""
 to do, left: of jobs whose files are missing and needed; `snakemake -n` also knows of changed settings and code.
-cores: time of one core where no GPU is used. GPU: assumed, not measured: one that sustains {rate} multiply-adds a
-second takes over networks and empirical kernels; what the other jobs take stays with cores.
+cores: time of one core where no GPU is used. GPU: one that sustains {rate} multiply-adds a second, as an H200 does in
+networks of full width, takes over networks and empirical kernels; what the other jobs take stays with cores.
 memory: of the largest job, on a CPU. Figures share jobs, so that theirs do not add up.""")
     if plan["taken"]:
         print("measured: jobs that have run, from start to end and on processors, against the plan without a GPU.")

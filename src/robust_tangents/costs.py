@@ -4,9 +4,8 @@ An estimate counts operations (multiply-adds and values written of a forward pas
 step, training step and kernel) and divides them by rates measured on one core. Nothing is run or compiled for it, and
 JAX is not imported: the workflow asks for every job whenever it is planned.
 
-Rates hold for one core of an AMD EPYC of 2021 (AVX2, virtual machine) and JAX 0.10.2 on a CPU; other machines differ
-by a factor. No GPU was measured, so GPU hours are not estimated; multiply-adds divided by the rate that a device
-sustains give them.
+Rates hold for one core of an AMD EPYC of 2021 (AVX2, virtual machine) and JAX 0.10.2 on a CPU, and for an NVIDIA H200
+and JAX 0.11.2; other machines differ by a factor.
 """
 
 from __future__ import annotations
@@ -95,8 +94,10 @@ _MYRTLE = {5: (2, 1, 1), 7: (2, 2, 2), 10: (3, 3, 3)}
 # Memory in MB of a process that has imported JAX, of each layer's programs, and of values of a batch: every value of a
 # forward pass is held so many times.
 _BASE, _PROGRAMS, _HELD = 350.0, 43.0, 3.0
-# Assumed, not measured: multiply-adds a second that a GPU sustains in networks of 32×32 images.
-GPU_MULTIPLY_ADDS = 5e12
+# Multiply-adds a second of an H200 in ResNet-18s of full width, 128 images of 32×32 at once, JAX's default precision:
+# 40e12 in training, 57 to 64e12 under attacks. Narrow networks fill it less. In full precision, of kernels, 12.5e12.
+GPU_MULTIPLY_ADDS = 4e13
+_FULL_PRECISION = 3.2
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Cost:
 
     Attributes:
         seconds: of one CPU core.
-        multiply_adds: those of networks and empirical kernels, which a GPU can take over.
+        multiply_adds: those of networks and empirical kernels, which a GPU can take over; those of kernels, in full
+            precision, count as many more as they take longer there.
         fixed_seconds: the part of ``seconds`` that it cannot: start, compilation, NumPy.
         memory_mb: at its peak, on a CPU.
         disk_mb: that it writes.
@@ -119,7 +121,7 @@ class Cost:
 
     @property
     def gpu_seconds(self) -> float:
-        """For which it holds a GPU of the assumed rate; 0 for jobs that leave a GPU alone."""
+        """For which it holds a GPU like the one measured; 0 for jobs that leave a GPU alone."""
         return self.fixed_seconds + self.multiply_adds / GPU_MULTIPLY_ADDS if self.multiply_adds else 0.0
 
 
@@ -271,7 +273,7 @@ def extract_kernels(spec: Spec, data: Data, points: int) -> Cost:
     full = "full" in spec["kinds"]
     checkpoints = len(spec["seeds"]) * len(spec["epochs"])
     multiplied = operations.kernel_work(engine.network, classes, points, full)
-    work = _Work(multiplied / _PRODUCTS, multiplied)
+    work = _Work(multiplied / _PRODUCTS, multiplied * _FULL_PRECISION)
     if spec["attack"]:
         work += points * spec["attack"]["steps"] * engine.attack
     numbers = {"trace": points**2, "class": classes * points**2, "full": (classes * points) ** 2}

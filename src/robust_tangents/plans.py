@@ -102,7 +102,7 @@ def plan(jobs: Mapping[str, Job], figures: Mapping[str, str]) -> dict[str, Any]:
 
     Returns:
         ``total``, and ``rules`` and ``figures`` by name: number of ``jobs``, those ``missing``, ``core_hours`` where no
-        GPU is used, ``core_hours_left`` of the missing ones, ``gpu_hours`` at the assumed rate, ``memory_gb`` of the
+        GPU is used, ``core_hours_left`` of the missing ones, ``gpu_hours`` where one is used, ``memory_gb`` of the
         largest job, and ``disk_gb``. ``taken``, by rule and as "total", is of jobs that were measured: their number
         ``jobs``, their ``hours`` from start to end, ``core_hours`` and ``expected_core_hours`` (without a GPU),
         ``memory_gb`` and ``expected_memory_gb`` of the largest.

@@ -126,11 +126,11 @@ def memory_of(rule):
 
 
 def minutes_of(rule):
-    """Resource runtime: twice what is expected on a core, or four times on an unmeasured GPU; for each attempt."""
+    """Resource runtime: twice what is expected on a core, or eight times on a GPU, which may be slower than an H200."""
 
     def runtime(wildcards, attempt):
         expected = cost(rule, wildcards)
-        seconds = 4 * expected.gpu_seconds if gpus and expected.gpu_seconds else 2 * expected.seconds
+        seconds = 8 * expected.gpu_seconds if gpus and expected.gpu_seconds else 2 * expected.seconds
         return attempt * (10 + math.ceil(seconds / 60))
 
     return runtime
