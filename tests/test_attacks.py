@@ -217,6 +217,31 @@ def test_the_other_images_of_a_batch_do_not_matter(rng, predict):
 # Evaluation
 
 
+def of_a_batch(weights, images):
+    """Logits that depend on the whole batch, as with batch norm in training mode."""
+    return affine(weights, 0, jnp.tanh(9 * (images - images.mean(axis=0))))
+
+
+@pytest.mark.parametrize("count", [64, 67, 100])
+def test_many_images_are_attacked_as_they_would_be_at_once(rng, count, predict):
+    images, labels = images_of(rng, count, 2, 2, 1), jnp.arange(count) % 3
+    attack = Attack(0.3, 0.1, 5, True)
+    at_once = pgd(predict, images, labels, KEY, attack, COMPILED)
+    np.testing.assert_allclose(pgd(predict, images, labels, KEY, attack, STEPPED), at_once, atol=1e-6)
+    at_once = divergence_attack(predict, images, KEY, attack, COMPILED)
+    np.testing.assert_allclose(divergence_attack(predict, images, KEY, attack, STEPPED), at_once, atol=1e-6)
+
+
+def test_images_that_depend_on_each_other_stay_together(rng):
+    predict = Partial(of_a_batch, images_of(rng, 4, 3))
+    images, labels = images_of(rng, 64, 2, 2, 1), jnp.arange(64) % 3
+    attack = Attack(0.3, 0.1, 5, False)
+    at_once = pgd(predict, images, labels, KEY, attack, COMPILED, coupled=True)
+    stepped = pgd(predict, images, labels, KEY, attack, STEPPED, coupled=True)
+    np.testing.assert_allclose(stepped, at_once, atol=1e-6)
+    assert not np.allclose(pgd(predict, images, labels, KEY, attack, STEPPED), at_once, atol=0.01)
+
+
 def test_the_margin_attack_follows_the_strongest_other_class(rng):
     # Three classes, of which the true one is 0: the attack heads for class 2, which is ahead, not for class 1.
     weights = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)

@@ -187,6 +187,22 @@ def test_execution_convolves_and_loops_as_suits_image_and_device():
     assert found == ["rows", "xla reverse", "xla"]
 
 
+@pytest.mark.parametrize(("count", "parts"), [(128, 4), (100, 4), (250, 10), (40, 2), (32, 1), (97, 1), (1, 1)])
+def test_images_are_taken_in_equal_parts_and_in_order(count, parts):
+    seen = []
+
+    def doubled(x):
+        seen.append(len(x))
+        return 2 * x
+
+    found = Execution("xla", compiled_loops=False).by_parts(doubled, jnp.arange(count))
+    np.testing.assert_array_equal(found, 2 * np.arange(count))
+    assert seen == [count // parts] * parts
+    seen.clear()
+    Execution("xla", compiled_loops=True).by_parts(doubled, jnp.arange(count))
+    assert seen == [count]
+
+
 # Initialisation
 
 

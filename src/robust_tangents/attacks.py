@@ -105,7 +105,14 @@ def _pgd_step(predict: Predictor, x: jax.Array, images: jax.Array, labels: jax.A
 
 
 def pgd(
-    predict: Predictor, images: jax.Array, labels: jax.Array, key: jax.Array, attack: Attack, execution: Execution
+    predict: Predictor,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    attack: Attack,
+    execution: Execution,
+    *,
+    coupled: bool = False,
 ) -> jax.Array:
     """PGD with true labels, or towards targets; the last iterate.
 
@@ -117,6 +124,7 @@ def pgd(
         images: (B, H, W, C), in [0, 1].
         labels: (B,) integers.
         key: for the random start.
+        coupled: whether the logits of an image depend on the others, as with batch norm in training mode.
 
     Returns:
         Images of the same shape in the ball around ``images`` and in [0, 1].
@@ -124,8 +132,12 @@ def pgd(
     Source: Loo et al. 2022, section 2; authors' code (their start point, which adds the noise twice, is not kept).
         ℓ2 and targets: Su et al. 2023, authors' code.
     """
+
+    def ascend(x: jax.Array, images: jax.Array, labels: jax.Array) -> jax.Array:
+        return execution.loop(0, attack.steps, lambda _, x: _pgd_step(predict, x, images, labels, attack), x)
+
     x = attack.start(images, key)
-    return execution.loop(0, attack.steps, lambda _, x: _pgd_step(predict, x, images, labels, attack), x)
+    return ascend(x, images, labels) if coupled else execution.by_parts(ascend, x, images, labels)
 
 
 @jax.jit
@@ -151,6 +163,10 @@ def divergence_attack(
 
     Source: Zhang et al. 2019; Su et al. 2023, authors' code. In ℓ2 the start is left as it is there, too.
     """
-    clean = predict(images)
+
+    def ascend(x: jax.Array, images: jax.Array) -> jax.Array:
+        clean = predict(images)
+        return execution.loop(0, attack.steps, lambda _, x: _divergence_step(predict, x, images, clean, attack), x)
+
     x = images + 0.001 * jax.random.normal(key, images.shape, images.dtype)
-    return execution.loop(0, attack.steps, lambda _, x: _divergence_step(predict, x, images, clean, attack), x)
+    return execution.by_parts(ascend, x, images)

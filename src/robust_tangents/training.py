@@ -190,7 +190,8 @@ def _programs(model: Model, settings: str) -> tuple[Callable, Callable]:
             state, _ = carry
             start = attack.random_start & (strength > 0)
             now = replace(attack, steps=attack.steps * strength, random_start=start)
-            attacked = pgd(attacked_model(state), images, labels, key, now, model.execution)
+            coupled = spec["attack_mode"] == "training"
+            attacked = pgd(attacked_model(state), images, labels, key, now, model.execution, coupled=coupled)
             return descend(keep(state, attacked, position), attacked, labels, rate)
 
         # The clean step is one under an attack of no steps: as a loop, the gradient is compiled once and not twice.
