@@ -81,7 +81,7 @@ ROWS = [
         "full kernel, N = 100, CNN_mega / neural-tangents, best way and block", "full kernel 100", "neural-tangents",
         {
             f"full {way} {b}": upper_blocks(100, b) / n
-            for way in ("contraction", "structured") for b, n in {10: 4, 20: 2, 50: 1, 100: 1}.items()
+            for way in ("contraction", "ntvp") for b, n in {10: 4, 20: 2, 50: 1}.items()
         },
         3, "corner",
     ),
