@@ -80,8 +80,10 @@ ROWS = [
     Row(
         "full kernel, N = 100, CNN_mega / neural-tangents, best way and block", "full kernel 100", "neural-tangents",
         {
-            f"full {way} {b}": upper_blocks(100, b) / n
-            for way in ("contraction", "ntvp") for b, n in {10: 4, 20: 2, 50: 1}.items()
+            f"full {way}": upper_blocks(100, b) / n
+            for way, b, n in (
+                ("contraction 10", 10, 4), ("contraction 20", 20, 2), ("contraction 50", 50, 1), ("ntvp 4", 4, 8),
+            )
         },
         3, "corner",
     ),

@@ -152,11 +152,12 @@ class _Rows:
         (one, row), (two, _) = shapes(1), shapes(2)
         bytes_of_pass, bytes_of_row = 4 * (_numbers(two) - _numbers(one)), 4 * _numbers(row)
         positions = max((part.read.shape[1] for part in row if isinstance(part, _Factors)), default=1)
-        # Half of the budget for forward passes (all of them, if they fit, serve all classes), a third for finished
-        # rows, the rest for making a block and for comparing all positions of two blocks.
-        passes, rows = budget // 2 // bytes_of_pass, max(2, budget // 3 // bytes_of_row)
+        # Up to half of the budget for forward passes (all of them, if they fit, serve all classes), a sixth for making a
+        # block and for comparing all positions of two blocks, the rest for finished rows.
+        count, passes = len(images), budget // 2 // bytes_of_pass
+        rows = max(2, (budget * 5 // 6 - min(passes, count) * bytes_of_pass) // bytes_of_row)
         comparable = int((budget // 8 // 8) ** 0.5) // positions
-        count, useful = len(images), network.execution.pass_bytes // bytes_of_pass
+        useful = network.execution.pass_bytes // bytes_of_pass
         all_fit = rows >= count * classes
         largest = max(1, min(count if all_fit else rows // 2, passes, comparable, useful))
         self.block = -(-count // -(-count // largest))
