@@ -152,8 +152,8 @@ class _Rows:
         (one, row), (two, _) = shapes(1), shapes(2)
         bytes_of_pass, bytes_of_row = 4 * (_numbers(two) - _numbers(one)), 4 * _numbers(row)
         positions = max((part.read.shape[1] for part in row if isinstance(part, _Factors)), default=1)
-        # Up to half of the budget for forward passes (all of them, if they fit, serve all classes), a sixth for making a
-        # block and for comparing all positions of two blocks, the rest for finished rows.
+        # Up to half of the budget for forward passes (all of them, if they fit, serve all classes), a sixth for making
+        # a block and for comparing all positions of two blocks, the rest for finished rows.
         count, passes = len(images), budget // 2 // bytes_of_pass
         rows = max(2, (budget * 5 // 6 - min(passes, count) * bytes_of_pass) // bytes_of_row)
         comparable = int((budget // 8 // 8) ** 0.5) // positions
