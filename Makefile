@@ -64,7 +64,7 @@ compare: environment
 	@test -n "$(OLD)" -a -n "$(NEW)" || { echo "make compare: name two results folders, OLD=... and NEW=..." >&2; exit 2; }
 	python scripts/compare.py "$(OLD)" "$(NEW)"
 
-# Engines against peers, which live in environments of their own (5 GB); about half an hour on two cores.
+# Engines against peers, which live in environments of their own (5 GB); 40 minutes on two cores.
 benchmarks: environment .benchmarks/ready
 	snakemake --cores 1 neural_tangents
 	python benchmarks/run.py
