@@ -214,9 +214,6 @@ def test_the_other_images_of_a_batch_do_not_matter(rng, predict):
         np.testing.assert_allclose(together[i : i + 1], alone, atol=1e-6)
 
 
-# Evaluation
-
-
 def of_a_batch(weights, images):
     """Logits that depend on the whole batch, as with batch norm in training mode."""
     return affine(weights, 0, jnp.tanh(9 * (images - images.mean(axis=0))))
@@ -240,6 +237,9 @@ def test_images_that_depend_on_each_other_stay_together(rng):
     stepped = pgd(predict, images, labels, KEY, attack, STEPPED, coupled=True)
     np.testing.assert_allclose(stepped, at_once, atol=1e-6)
     assert not np.allclose(pgd(predict, images, labels, KEY, attack, STEPPED), at_once, atol=0.01)
+
+
+# Evaluation
 
 
 def test_the_margin_attack_follows_the_strongest_other_class(rng):
