@@ -67,13 +67,13 @@ def test_multiply_adds_are_those_of_the_compiled_network():
 
 
 def test_kernels_multiply_the_cheaper_way():
-    wide = Layer(1, 100, 50, 0)  # from its factors: 150 multiply-adds for a pair
+    wide = Layer(1, 100, 50, 0)  # from its factors: 50 multiply-adds for a pair, 100 more for all classes
     long = Layer(64, 9, 4, 0)  # explicit: 36 for a pair, 64 · 36 for a row
     network = operations.Network((long, wide), ())
     forward, n, c = 64 * 36 + 5000, 20, 3
     common = n * forward + c * n * (forward + 64 * 36)
-    assert operations.kernel_work(network, c, n, full=False) == common + c * n**2 / 2 * (36 + 150)
-    assert operations.kernel_work(network, c, n, full=True) == common + c**2 * n**2 / 2 * (36 + 150)
+    assert operations.kernel_work(network, c, n, full=False) == common + n**2 / 2 * (c * (36 + 50) + 100)
+    assert operations.kernel_work(network, c, n, full=True) == common + n**2 / 2 * (c**2 * (36 + 50) + 100)
 
 
 @pytest.mark.parametrize(

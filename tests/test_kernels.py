@@ -1,6 +1,7 @@
 """Kernels are inner products of explicit gradients, however they are blocked, and those of neural-tangents."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from robust_tangents import models
 from robust_tangents.execution import Execution
 from robust_tangents.kernel_measures import specialization
-from robust_tangents.kernels import Kind, _as_weights_see, _convolutions, _forward, _gradients, empirical_kernels
+from robust_tangents.kernels import Kind, _Kernels, _layers, empirical_kernels
 
 ROOT = Path(__file__).parents[1]
 EXECUTION = Execution("xla", compiled_loops=True)
@@ -137,40 +138,48 @@ def test_the_kernel_of_some_images_is_a_block_of_that_of_all(checkpoint, kernels
 # Blocks
 
 
-@pytest.mark.parametrize("rows", [0, 2, 3, 4, 5, 6, 8, 10, 12, 14, 40])
-def test_any_budget_gives_the_same_kernels(checkpoint, kernels, images, rows, monkeypatch):
-    network, params, batch_stats = checkpoint("fully connected")
-    expected, taken = kernels("fully connected"), []
-
-    def counting(*arguments):
-        result = _gradients(*arguments)
-        leaf = jax.tree.leaves(result)[0]
-        if not isinstance(leaf, jax.core.Tracer):  # only its shape was asked for
-            taken.append(len(leaf))
-        return result
-
-    rows_of_one = _gradients(params, *_forward(network, params, batch_stats, images[:1]), jnp.eye(CLASSES)[0])
-    monkeypatch.setattr("robust_tangents.kernels._gradients", counting)
-    bytes_of_row = 4 * sum(leaf.size for leaf in jax.tree.leaves(rows_of_one))
-    budget = 3 * rows * bytes_of_row
-    blocked = empirical_kernels(network, params, batch_stats, images, ALL, budget)
-    for kind, kernel in blocked.items():
-        assert_close(kernel, expected[kind])
-        np.testing.assert_array_equal(kernel, np.swapaxes(kernel, -1, -2))
-    assert max(taken) <= max(1, budget * 5 // 6 // bytes_of_row // 2)  # a sixth of the budget is for other things
-    assert sum(taken) >= COUNT * CLASSES
-    if rows == 40:
-        assert taken == [COUNT] * CLASSES
-    if rows <= 2:
-        assert taken == [1] * 120  # every pair of rows, since no more than two fit
-    separate = empirical_kernels(network, params, batch_stats, images, ["class"], budget)
-    assert_close(separate["class"], expected["class"])
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("budget", [0, 3000, 10_000, 30_000, 1 << 30])
+def test_layers_go_in_groups_whose_factors_fit_into_three_quarters_of_the_budget(
+    checkpoint, images, name, across, budget
+):
+    engine = _Kernels(*checkpoint(name), images, budget, across)
+    groups = engine.groups()
+    assert [layer for layers, _ in groups for layer in layers] == engine.layers
+    for layers, together in groups:
+        taken = COUNT * sum(layer.bytes(together) for layer in layers)
+        assert taken <= budget * 3 // 4 or (len(layers) == 1 and together == (CLASSES if across else 1))
+    if budget == 0:
+        assert len(groups) == len(engine.layers)
+    if budget == 1 << 30:
+        assert groups == [(tuple(engine.layers), CLASSES)]
 
 
-def test_blocks_of_one_row_give_the_same_kernels_of_a_resnet(checkpoint, kernels, images):
-    blocked = kernels_of(checkpoint("resnet"), images, budget=0)
-    for kind, kernel in blocked.items():
-        assert_close(kernel, kernels("resnet")[kind])
+@pytest.mark.parametrize("name", ["resnet", "cnn"])
+def test_what_layers_keep_is_what_is_counted(checkpoint, images, name):
+    engine = _Kernels(*checkpoint(name), images, 1 << 30, across=False)
+    for layers in (engine.layers, engine.layers[:2], engine.layers[3:4]):
+        kept = jax.tree.leaves(engine.factors(tuple(layers), range(2)))
+        assert sum(each.nbytes for each in kept) == COUNT * sum(layer.bytes(2) for layer in layers)
+
+
+@pytest.mark.parametrize("kinds", [["class"], ["full"]])
+@pytest.mark.parametrize("budget", [0, 3000, 10_000, 30_000])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_any_budget_and_any_blocks_give_the_same_kernels(
+    checkpoint, kernels, images, kinds, budget, on_cpu, monkeypatch
+):
+    # Blocks of two images and one, strips of images, few features of weights at a time.
+    monkeypatch.setattr("robust_tangents.execution._PART", 2)
+    monkeypatch.setattr(Execution, "pass_bytes", 20_000)
+    monkeypatch.setattr(Execution, "cached_bytes", 500)
+    network, params, batch_stats = checkpoint("resnet")
+    network = replace(network, execution=replace(EXECUTION, on_cpu=on_cpu))
+    blocked = empirical_kernels(network, params, batch_stats, images, kinds, budget)
+    for kind in kinds:
+        assert_close(blocked[kind], kernels("resnet")[kind])
+        np.testing.assert_array_equal(blocked[kind], np.swapaxes(blocked[kind], -1, -2))
 
 
 class Shared(nn.Module):
@@ -199,8 +208,10 @@ def test_networks_without_factored_gradients_are_refused(images, module, message
         empirical_kernels(network, *network.init(jax.random.key(0), images), images, ["trace"])
 
 
-@pytest.mark.parametrize("shape", [(5, 5, 2), (2, 2, 1), (1, 1, 3)])
-def test_few_positions_and_many_channels_give_the_same_kernels(shape):
+@pytest.mark.parametrize(
+    ("shape", "forms"), [((5, 5, 2), {True, False}), ((2, 2, 1), {True, False}), ((1, 1, 3), {True})]
+)
+def test_few_positions_and_many_channels_give_the_same_kernels(shape, forms):
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(COUNT, *shape)), jnp.float32)
     network = models.build({"architecture": "resnet", "width": 6, "blocks": [1, 1, 1]}, CLASSES, EXECUTION)
     params, batch_stats = network.init(jax.random.key(0), images**2)
@@ -208,10 +219,8 @@ def test_few_positions_and_many_channels_give_the_same_kernels(shape):
     found = empirical_kernels(network, params, batch_stats, images, ["class"])["class"]
     rows = jacobian((network, params, batch_stats), images)
     assert_close(found, np.einsum("icp,jcp->cij", rows, rows))
-    reads, pull_back = _forward(network, params, batch_stats, images)
-    reads = _as_weights_see(reads, _convolutions(network, shape))
-    forms = {type(part) for part in _gradients(params, reads, pull_back, jnp.eye(CLASSES)[0])}
-    assert len(forms) == 2  # some layers by factors, some by their products
+    layers = [layer for layer in _layers(network, params, batch_stats, shape) if layer.has_weights]
+    assert {layer.factored(CLASSES) for layer in layers} == forms  # by factors or not
 
 
 # Before training

@@ -278,8 +278,9 @@ def extract_kernels(spec: Spec, data: Data, points: int) -> Cost:
         work += points * spec["attack"]["steps"] * engine.attack
     numbers = {"trace": points**2, "class": classes * points**2, "full": (classes * points) ** 2}
     disk = _mb(checkpoints * sum(numbers[kind] for kind in spec["kinds"]))
-    needed = _mb(points * (2 * engine.network.parameters * (classes if full else 1) + 3 * engine.network.values))
-    held = disk + min(1.3 * spec["budget_mb"], needed)
+    factors = sum(layer.positions * layer.written for layer in engine.network.layers)
+    blocks = min(0.4 * spec["budget_mb"], _mb(64 * classes * engine.network.values))
+    held = disk + min(1.3 * spec["budget_mb"], _mb(points * (1 + classes) * factors) + blocks)
     return _cost(checkpoints * work, engine.network.depth, 2, held_mb=held, disk_mb=disk)
 
 

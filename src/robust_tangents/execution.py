@@ -4,10 +4,12 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from threading import Lock
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Convolution = Literal["xla", "rows", "xla reverse"]
@@ -25,13 +27,22 @@ Carry = TypeVar("Carry")
 class Execution:
     """How to convolve, and whether loops over steps are compiled or stepped from Python.
 
-    ``reverse_convolution`` is for programs that take reverse-mode derivatives only; ``pass_bytes`` are those of a
-    forward pass beyond which larger blocks of a kernel are no faster.
+    ``reverse_convolution`` is for programs that take reverse-mode derivatives only.
     """
 
     convolution: Convolution
     compiled_loops: bool
-    pass_bytes: int = 1 << 28
+    on_cpu: bool = True
+
+    @property
+    def pass_bytes(self) -> int:
+        """Of a forward pass, beyond which larger blocks of a kernel are no faster."""
+        return 1 << (28 if self.on_cpu else 32)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Of what is made and used at once, beyond which larger blocks are no faster."""
+        return 1 << (22 if self.on_cpu else 28)
 
     @property
     def reverse_convolution(self) -> Convolution:
@@ -45,23 +56,62 @@ class Execution:
             carry = body(i, carry)
         return carry
 
-    def by_parts(self, function: Callable[..., jax.Array], *batches: jax.Array) -> jax.Array:
+    def by_parts(self, function: Callable[..., Any], *batches: jax.Array) -> Any:
         """``function(*batches)``, where a loop steps from Python a few images at a time and on all threads at once.
 
         For functions that treat every image by itself. XLA's convolutions use several threads poorly, and the
-        activations of few images stay in the cache. Parts are equal, so that one compiled program serves all.
+        activations of few images stay in the cache.
+        """
+        if self.compiled_loops:
+            return function(*batches)
+        return jax.tree.map(jnp.asarray, self.in_blocks(function, _PART, *batches))
+
+    def in_blocks(self, function: Callable[..., Any], largest: int, *batches: Any) -> Any:
+        """``function(*batches)`` from blocks of no more than ``largest`` images, on a CPU few, on all threads at once.
+
+        Blocks are of one size, so that one compiled program serves all; the last may repeat some of the one before.
+        On a CPU results are NumPy's, which blocks are written into and taken from without further copies.
         """
         count = len(batches[0])
-        parts = next((n for n in range(-(-count // _PART), 2 * count // _PART + 1) if count % n == 0), 1)
-        if self.compiled_loops or parts == 1:
-            return function(*batches)
-        pieces = [jnp.split(batch, parts) for batch in batches]
+        size, blocks = equal_blocks(count, min(largest, _PART) if self.on_cpu else largest)
+
+        def block(start: int) -> Any:
+            return function(*(batch[start : start + size] for batch in batches))
+
+        if not self.on_cpu:
+            new = [repeated for _, repeated in blocks]
+            made = [block(start) for start, _ in blocks]
+            return jax.tree.map(
+                lambda *parts: jnp.concatenate([part[i:] for i, part in zip(new, parts, strict=True)]), *made
+            )
+        whole, lock = None, Lock()
+
+        def write(start: int) -> None:
+            nonlocal whole
+            made = jax.tree.map(np.asarray, block(start))
+            with lock:
+                if whole is None:
+                    whole = jax.tree.map(lambda part: np.empty((count, *part.shape[1:]), part.dtype), made)
+            jax.tree.map(lambda to, part: np.copyto(to[start : start + size], part), whole, made)
+
         with ThreadPoolExecutor(_threads()) as pool:
-            return jnp.concatenate(list(pool.map(lambda *part: jax.block_until_ready(function(*part)), *pieces)))
+            list(pool.map(write, [start for start, _ in blocks]))
+        return whole
 
     def compile(self, function: Callable, **options) -> Callable:
         """``jax.jit`` around a function with such loops, where the loops are compiled."""
         return jax.jit(function, **options) if self.compiled_loops else function
+
+
+def equal_blocks(count: int, largest: int) -> tuple[int, list[tuple[int, int]]]:
+    """Size of equal blocks of no more than ``largest`` (and no less than one) that cover ``count``, and those blocks.
+
+    Of each, where it begins and how many of its first ones are those of the block before.
+    """
+    blocks = -(-count // max(1, largest))
+    size = -(-count // blocks)
+    starts = [min(i * size, count - size) for i in range(blocks)]
+    return size, [(start, i * size - start) for i, start in enumerate(starts)]
 
 
 def _threads() -> int:
@@ -81,4 +131,4 @@ def choose(image_shape: Sequence[int], backend: str | None = None) -> Execution:
     small = max(image_shape[:2]) <= _ROWS_UP_TO
     convolution: Convolution = "rows" if on_cpu and small else "xla"
     compiled_loops = not on_cpu or convolution == "rows"
-    return Execution(convolution, compiled_loops, pass_bytes=1 << (28 if on_cpu else 32))
+    return Execution(convolution, compiled_loops, on_cpu)

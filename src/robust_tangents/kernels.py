@@ -2,13 +2,15 @@
 
 The gradient of a logit with respect to a layer's weights is a sum over positions t of products of what the layer reads
 there and how the logit depends on what it writes there, Σ_t r_t ⊗ d_t. So one pass back through the activations gives
-the gradients of all images at once in factored form. With p values read and f written at each of T positions, a layer's
-part of the kernel costs p·f multiply-adds per pair of images from the products, or T² (p + f) from the factors,
-Σ_ts (r_it · r_js)(d_it · d_js): far less at the end of a network, where positions are few and channels many.
+the gradients of all images at once in factored form, which takes far less memory than the gradients do. With p values
+read and f written at each of T positions, a layer's part of the kernel costs p·f multiply-adds per pair of images from
+the gradients, made layer by layer, or T² (p / C + f) from the factors, Σ_ts (r_it · r_js)(d_it · d_js), where C classes
+share what is read: less at the end of a network, where positions are few and channels many.
 """
 
-from collections.abc import Iterator, Sequence
-from functools import cache, partial, reduce
+from collections.abc import Sequence
+from functools import cache, partial
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,18 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from jax import lax
 
+from robust_tangents.execution import equal_blocks
 from robust_tangents.models import BatchStats, Network, Params
 from robust_tangents.models.layers import BatchNorm, Conv, patches
 
 Kind = Literal["trace", "class", "full"]
-
-
-class _Factors(NamedTuple):
-    """Gradients Σ_t read_t ⊗ dependence_t of n images: (n, T, p) and (n, T, f)."""
-
-    read: jax.Array
-    dependence: jax.Array
 
 
 @partial(jax.jit, static_argnames="network")
@@ -61,8 +58,6 @@ def _observe(network: Network, params: Params, batch_stats: BatchStats, images: 
 def _forward(network: Network, params: Params, batch_stats: BatchStats, images: jax.Array) -> tuple[Any, Any]:
     """What every layer reads at n images, by its path, and the function that takes ∂/∂logits back to all layers."""
     _, shapes = jax.eval_shape(partial(_observe, network), params, batch_stats, images, None)
-    if missing := {path[:-1] for path in flatten_dict(params)} - shapes.keys():
-        raise NotImplementedError(f"{'/'.join(min(missing))}: a layer of this kind has no kernel here yet")
     zeros = {path: jnp.zeros(written.shape) for path, (_, written) in shapes.items()}
     _, pull_back, seen = jax.vjp(
         lambda added: _observe(network, params, batch_stats, images, added), zeros, has_aux=True
@@ -85,118 +80,235 @@ def _convolutions(network: Network, shape: tuple[int, ...]) -> tuple[tuple[Any, 
     return tuple(found.items())
 
 
-# On its own, because within `_gradients` XLA would make patches anew for each of their uses.
-@partial(jax.jit, static_argnames="convolutions")
-def _as_weights_see(reads: Any, convolutions: tuple[tuple[Any, tuple[int, int]], ...]) -> Any:
-    """Patches of what convolutions read, (n, T, p); other reads as they are."""
-    return reads | {path: patches(reads[path], size, stride) for path, (size, stride) in convolutions}
+class _Layer(NamedTuple):
+    """A layer by what it reads and writes of every image."""
+
+    path: tuple[str, ...]
+    names: tuple[str, ...]  # of its parameters
+    window: tuple[int, int] | None  # (size, stride) of a convolution
+    read: int  # numbers
+    positions: int
+    width: int  # values that weights read at a position
+    features: int  # values written at a position
+
+    @property
+    def has_weights(self) -> bool:
+        return "kernel" in self.names
+
+    def bytes(self, classes: int) -> int:
+        """Of the factors of an image's gradients of so many classes."""
+        if not self.has_weights:
+            return 4 * classes * self.features * len(self.names)
+        return 4 * (self.read + classes * self.features * (self.positions + len(self.names) - 1))
+
+    def factored(self, classes: int) -> bool:
+        """Whether products come cheaper from factors, of which classes share those of what is read."""
+        return self.positions**2 * (self.width / classes + self.features) < self.width * self.features
 
 
-@jax.jit
-def _gradients(params: Params, reads: Any, pull_back: Any, direction: jax.Array) -> list[Any]:
-    """Gradients of direction · logits at every image with respect to all parameters: rows (n, size), or `_Factors`."""
+def _layers(network: Network, params: Params, batch_stats: BatchStats, shape: tuple[int, ...]) -> list[_Layer]:
+    """All layers, those of fewest positions first: in networks the last ones, to which the way back is short."""
+    one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    _, shapes = jax.eval_shape(partial(_observe, network), params, batch_stats, one, None)
+    windows, arrays = dict(_convolutions(network, shape)), flatten_dict(params)
+    layers = []
+    for path in {path[:-1]: None for path in arrays}:
+        if path not in shapes:
+            raise NotImplementedError(f"{'/'.join(path)}: a layer of this kind has no kernel here yet")
+        names = tuple(name for *parent, name in arrays if tuple(parent) == path)
+        read, written = shapes[path]
+        features = written.shape[-1]
+        width = arrays[*path, "kernel"].size // features if "kernel" in names else 0
+        layers.append(_Layer(path, names, windows.get(path), read.size, written.size // features, width, features))
+    return sorted(layers, key=lambda layer: layer.positions)
+
+
+@partial(jax.jit, static_argnames="layers")
+def _dependences(
+    layers: tuple[_Layer, ...], reads: Any, pull_back: Any, directions: jax.Array
+) -> tuple[Any, jax.Array]:
+    """How k sums directions · logits of n images depend on what weights write, (n, T, k, f) by path; (n, k, size).
+
+    The second are gradients with respect to all parameters but weights: biases, and those of batch norm.
+    """
     count = len(next(iter(reads.values())))
-    [dependences] = pull_back(jnp.broadcast_to(direction, (count, len(direction))))
-    gradients: list[Any] = []
-    for *path, name in flatten_dict(params):
-        dependence = dependences[tuple(path)]
-        dependence = dependence.reshape(count, -1, dependence.shape[-1])
-        read = reads[tuple(path)].reshape(*dependence.shape[:2], -1)
-        (positions, width), features = read.shape[1:], dependence.shape[-1]
-        if name in ("offset", "bias"):
-            gradients.append(jnp.sum(dependence, axis=1))
-        elif name == "scale":
-            gradients.append(jnp.sum(read * dependence, axis=1))
-        elif positions**2 * (width + features) < width * features:
-            gradients.append(_Factors(read, dependence))
-        else:
-            gradients.append(jnp.einsum("ntp,ntf->npf", read, dependence).reshape(count, -1))
-    return gradients
+
+    def of_one(direction: jax.Array) -> tuple[Any, jax.Array]:
+        [dependences] = pull_back(jnp.broadcast_to(direction, (count, len(direction))))
+        of_weights, rest = {}, [jnp.zeros((count, 0))]
+        for layer in layers:
+            dependence = dependences[layer.path].reshape(count, -1, layer.features)
+            for name in layer.names:
+                if name == "kernel":
+                    of_weights[layer.path] = dependence
+                elif name == "scale":
+                    rest.append(jnp.sum(reads[layer.path].reshape(dependence.shape) * dependence, axis=1))
+                else:
+                    rest.append(jnp.sum(dependence, axis=1))
+        return of_weights, jnp.concatenate(rest, axis=1)
+
+    return jax.vmap(of_one, out_axes=-2)(directions)
 
 
-def _part(left: Any, right: Any) -> jax.Array:
-    if isinstance(left, _Factors):
-        alike = [jnp.einsum("ntp,msp->ntms", *pair) for pair in zip(left, right, strict=True)]
-        return jnp.einsum("ntms,ntms->nm", *alike)
-    return left @ right.T
+@partial(jax.jit, static_argnames="window")
+def _as_weights_see(window: tuple[int, int] | None, read: jax.Array, dependence: jax.Array) -> jax.Array:
+    """What weights read at every position, (n, T, p)."""
+    return patches(read, *window) if window else read.reshape(*dependence.shape[:2], -1)
+
+
+@partial(jax.jit, static_argnames="window")
+def _gradients(window: tuple[int, int] | None, read: jax.Array, dependence: jax.Array) -> jax.Array:
+    """Σ_t d_t ⊗ r_t of n images and k classes, (n, k, f, p), of what is read and (n, T, k, f)."""
+    # Patches apart, because XLA would make them anew for each of their uses.
+    seen = lax.optimization_barrier(_as_weights_see(window, read, dependence))
+    return jnp.einsum("ntkf,ntp->nkfp", dependence, seen)
+
+
+@partial(jax.jit, static_argnames="across")
+def _by_positions(seen: jax.Array, dependence: jax.Array, across: bool) -> tuple[jax.Array, jax.Array]:
+    """Positions first, (T, m, p) and (k, T, m, f); or (1, T, m·k, f), with which products are ``across`` classes."""
+    by_class = jnp.transpose(dependence, (1, 0, 2, 3) if across else (2, 1, 0, 3))
+    return jnp.swapaxes(seen, 0, 1), by_class.reshape(1, len(by_class), -1, by_class.shape[-1]) if across else by_class
 
 
 @jax.jit
-def _inner_products(left: list[Any], right: list[Any]) -> jax.Array:
-    return reduce(jnp.add, map(_part, left, right))
+def _products_of_factors(others: tuple[jax.Array, jax.Array], seen: jax.Array, dependence: jax.Array) -> jax.Array:
+    """Σ_ts (r_it · r_js)(d_it · d_js) of n images, given as (n, T, p) and (n, T, k, f), and others `_by_positions`.
+
+    Within every class, (n, k, m), or across them, (n, k, m·k).
+    """
+    others_seen, others_dependence = others
+    count = others_seen.shape[1]
+
+    def products(left: jax.Array, right: jax.Array) -> jax.Array:
+        made = left.reshape(-1, left.shape[-1]) @ right.reshape(-1, right.shape[-1]).T
+        return lax.optimization_barrier(made).reshape(len(left), -1, count, right.shape[1] // count)
+
+    of_seen = products(seen, others_seen)
+
+    # Not in a compiled loop, within which products are half as fast on a CPU.
+    made = [
+        jnp.sum(of_seen * products(dependence[:, :, c], others_dependence[c % len(others_dependence)]), axis=1)
+        for c in range(dependence.shape[2])
+    ]
+    return jnp.stack(made, axis=1).reshape(len(seen), len(made), -1)
 
 
-def _numbers(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+_on_device = jax.jit(lambda rows: rows @ rows.T)
 
 
-class _Rows:
-    """Gradients of rows (class, image), made block by block."""
+def _inner_products(rows: np.ndarray | jax.Array) -> np.ndarray:
+    """Of all rows. On a CPU by BLAS, which makes only half of a matrix times its own transpose."""
+    return rows @ rows.T if isinstance(rows, np.ndarray) else np.asarray(_on_device(rows))
+
+
+class _Kernels:
+    """Kernels of all classes, (C, N, N), or one ``across`` classes, (1, N·C, N·C), added up layer by layer."""
 
     def __init__(
-        self, network: Network, params: Params, batch_stats: BatchStats, images: jax.Array, budget: int, classes: int
+        self, network: Network, params: Params, batch_stats: BatchStats, images: jax.Array, budget: int, across: bool
     ):
-        """``classes``: how many are compared with each other."""
         self.network, self.params, self.batch_stats, self.images = network, params, batch_stats, images
-        self.directions = jnp.eye(network.classes)
-        self.convolutions = _convolutions(network, images.shape[1:])
-        self.kept: dict[int, Any] = {}
+        self.budget, self.across = budget, across
+        self.layers = _layers(network, params, batch_stats, images.shape[1:])
+        matrices, self.rows = (1, network.classes) if across else (network.classes, 1)  # rows of every image
+        self.sums = np.zeros((matrices, len(images) * self.rows, len(images) * self.rows), np.float32)
 
-        def shapes(count: int) -> tuple[Any, Any]:
-            some = jax.ShapeDtypeStruct((count, *images.shape[1:]), images.dtype)
-            reads, pull_back = jax.eval_shape(partial(_forward, network), params, batch_stats, some)
-            patches = jax.eval_shape(partial(_as_weights_see, convolutions=self.convolutions), reads)
-            row = jax.eval_shape(_gradients, params, patches, pull_back, self.directions[0])
-            return (reads, pull_back), row
+    def made(self) -> np.ndarray:
+        for layers, together in self.groups():
+            for first in range(0, self.network.classes, together):
+                classes = range(first, min(first + together, self.network.classes))
+                sums = self.sums if self.across else self.sums[classes.start : classes.stop]
+                reads, dependences, rest = self.factors(layers, classes)
+                self.add(sums, rest)
+                for layer in layers:
+                    if layer.has_weights:
+                        add = self.add_by_factors if layer.factored(len(classes)) else self.add_by_gradients
+                        add(sums, layer.window, reads.pop(layer.path), dependences.pop(layer.path))
+        for matrix in self.sums:  # of which the lower half is complete
+            np.copyto(matrix, matrix.T, where=~np.tri(len(matrix), dtype=bool))
+        return self.sums
 
-        (one, row), (two, _) = shapes(1), shapes(2)
-        bytes_of_pass, bytes_of_row = 4 * (_numbers(two) - _numbers(one)), 4 * _numbers(row)
-        positions = max((part.read.shape[1] for part in row if isinstance(part, _Factors)), default=1)
-        # Up to half of the budget for forward passes (all of them, if they fit, serve all classes), a sixth for making
-        # a block and for comparing all positions of two blocks, the rest for finished rows.
-        count, passes = len(images), budget // 2 // bytes_of_pass
-        rows = max(2, (budget * 5 // 6 - min(passes, count) * bytes_of_pass) // bytes_of_row)
-        comparable = int((budget // 8 // 8) ** 0.5) // positions
-        useful = network.execution.pass_bytes // bytes_of_pass
-        all_fit = rows >= count * classes
-        largest = max(1, min(count if all_fit else rows // 2, passes, comparable, useful))
-        self.block = -(-count // -(-count // largest))
-        self.resident = max(1, rows // self.block - (not all_fit))
-        self.keep = passes >= count
+    def groups(self) -> list[tuple[tuple[_Layer, ...], int]]:
+        """Layers whose factors are kept at the same time, and for how many classes.
 
-    def forward(self, begin: int) -> tuple[Any, Any]:
-        """What `_forward` gives for the block that begins with an image."""
-        if begin in self.kept:
-            return self.kept[begin]
-        block = self.images[begin : begin + self.block]
-        made = _forward(self.network, self.params, self.batch_stats, block)
-        if self.keep:
-            self.kept[begin] = made
-        return made
+        The first group is of as many layers as fit with all classes, others of as many as fit with one: all but the
+        first need the whole way back. No group is less than one layer (with all classes, if ``across`` them).
+        """
+        classes, layers = self.network.classes, self.layers
+        groups: list[tuple[tuple[_Layer, ...], int]] = []
+        room = self.budget * 3 // 4 // len(self.images)
 
-    def blocks(self, classes: Sequence[int]) -> list[tuple[int, int]]:
-        """(class, first image) of every block."""
-        return [(c, begin) for c in classes for begin in range(0, len(self.images), self.block)]
+        def fitting(layers: Sequence[_Layer], together: int) -> int:
+            return sum(taken <= room for taken in accumulate(layer.bytes(together) for layer in layers))
 
-    def gradients(self, block: tuple[int, int]) -> Any:
-        c, begin = block
-        reads, pull_back = self.forward(begin)
-        return _gradients(self.params, _as_weights_see(reads, self.convolutions), pull_back, self.directions[c])
+        while layers:
+            some = max(1, fitting(layers, classes if self.across or not groups else 1))
+            group, layers = tuple(layers[:some]), layers[some:]
+            most = next((k for k in range(classes, 1, -1) if self.across or fitting(group, k) == some), 1)
+            groups.append((group, -(-classes // -(-classes // most))))  # in equal parts
+        return groups
 
-    def tiles(self, blocks: Sequence[tuple[int, int]]) -> Iterator[tuple[tuple[int, int], tuple[int, int], np.ndarray]]:
-        """Inner products of every pair of blocks, once; blocks are made again only if they do not all fit in memory."""
-        for first in range(0, len(blocks), self.resident):
-            panel = blocks[first : first + self.resident]
-            held = [self.gradients(block) for block in panel]
-            for i, block in enumerate(panel):
-                for j in range(i):
-                    yield block, panel[j], np.asarray(_inner_products(held[i], held[j]))
-                square = np.asarray(_inner_products(held[i], held[i]))
-                yield block, block, (square + square.T) / 2
-            for block in blocks[first + self.resident :]:
-                streamed = self.gradients(block)
-                for other, kept in zip(panel, held, strict=True):
-                    yield block, other, np.asarray(_inner_products(streamed, kept))
+    def factors(self, layers: tuple[_Layer, ...], classes: range) -> tuple[Any, Any, Any]:
+        """What weights read, by path, and what `_dependences` gives."""
+        directions = jnp.eye(self.network.classes)[classes.start : classes.stop]
+
+        def some(images: jax.Array) -> Any:
+            reads, pull_back = _forward(self.network, self.params, self.batch_stats, images)
+            dependences, rest = _dependences(layers, reads, pull_back, directions)
+            return {path: reads[path] for path in dependences}, dependences, rest
+
+        def numbers(count: int) -> int:
+            images = jax.ShapeDtypeStruct((count, *self.images.shape[1:]), self.images.dtype)
+            kept = jax.eval_shape(partial(_forward, self.network), self.params, self.batch_stats, images)
+            return sum(leaf.size for leaf in jax.tree.leaves(kept))
+
+        of_image = 4 * len(classes) * (numbers(2) - numbers(1))
+        images = min(self.budget // 8, self.network.execution.pass_bytes) // of_image
+        return self.network.execution.in_blocks(some, images, self.images)
+
+    def by_matrix(self, rows: Any) -> Any:
+        """(n, k, size) as rows of every matrix, (k, n, size) or (1, n·k, size)."""
+        return rows.reshape(1, -1, rows.shape[-1]) if self.across else rows.swapaxes(0, 1)
+
+    def add(self, sums: np.ndarray, gradients: Any) -> None:
+        """Inner products of gradients (N, k, size)."""
+        if gradients.shape[-1]:
+            for matrix, rows in zip(sums, self.by_matrix(gradients), strict=True):
+                matrix += _inner_products(rows)
+
+    def add_by_gradients(
+        self, sums: np.ndarray, window: tuple[int, int] | None, read: jax.Array, dependence: jax.Array
+    ) -> None:
+        """Inner products of gradients with respect to weights, of as many features at a time as fit."""
+        count, positions, classes, features = dependence.shape
+        width = jax.eval_shape(partial(_as_weights_see, window), read, dependence).shape[-1]
+        parts = -(-features // max(1, self.budget // 16 // (4 * count * classes * width)))
+        images = self.network.execution.cached_bytes // (4 * width * (positions + classes * features))
+        for part in range(parts):
+            some = dependence[..., features * part // parts : features * (part + 1) // parts]
+            made = self.network.execution.in_blocks(partial(_gradients, window), images, read, some)
+            self.add(sums, made.reshape(count, classes, -1))
+
+    def add_by_factors(
+        self, sums: np.ndarray, window: tuple[int, int] | None, read: jax.Array, dependence: jax.Array
+    ) -> None:
+        """The same from factors, between strips of images and those up to them."""
+        execution, factors = self.network.execution, (_as_weights_see(window, read, dependence), dependence)
+        count, positions, *_ = dependence.shape
+        pairs = execution.cached_bytes // (8 * self.rows * positions**2)  # of images, whose products are held
+        size, strips = equal_blocks(count, int((10 * pairs) ** 0.5))
+        for j, (other, old) in enumerate(strips):
+            others = _by_positions(*(factor[other : other + size] for factor in factors), across=self.across)
+            for begin, repeated in strips[j:]:
+                some = (factor[begin : begin + size] for factor in factors)
+                made = execution.in_blocks(partial(_products_of_factors, others), pairs // size, *some)
+                products = self.by_matrix(made)
+                rows, columns = (
+                    slice((start + done) * self.rows, (start + size) * self.rows)
+                    for start, done in ((begin, repeated), (other, old))
+                )
+                sums[:, rows, columns] += products[:, repeated * self.rows :, old * self.rows :]
 
 
 def empirical_kernels(
@@ -211,14 +323,15 @@ def empirical_kernels(
 
     All parameters count, batch-norm scale and offset included; batch-norm statistics are constants. Inner products are
     accumulated over layers in float32 at full matrix precision. Time grows as C·N gradients plus, for class and trace,
-    C·N²·Σ_layers min(p·f, T²(p + f)) multiply-adds (see above), half of them saved by symmetry; for full, C times that.
+    C·N²/2·Σ_layers min(p·f, T²(p/C + f)) multiply-adds (see above); for full, C times that.
 
     Args:
         images: (N, H, W, channels) in [0, 1].
         kinds: "class": the C kernels K[c,c], (C, N, N); "trace": their mean over classes, (N, N), the kernel of
             Loo et al. 2022 and of neural-tangents' ``trace_axes=(-1,)``; "full": all pairs, (N·C, N·C), with row
             i·C + c for image i and class c.
-        budget: bytes that gradients may take; rows are processed in blocks that fit.
+        budget: bytes that gradients may take, in whatever form; layers are processed in groups that fit, and of one
+            layer and class (of all classes for full) no less than all images.
 
     Returns:
         The kernels asked for, exactly symmetric.
@@ -228,26 +341,13 @@ def empirical_kernels(
             twice.
     """
     count, classes = len(images), network.classes
+    count, classes, across = len(images), network.classes, "full" in kinds
     with jax.default_matmul_precision("highest"):
-        compared = classes if "full" in kinds else 1
-        rows = _Rows(network, params, batch_stats, images, budget, compared)
-        if "full" in kinds:
-            full = np.zeros((count, classes, count, classes), np.float32)
-            for (c, i), (d, j), tile in rows.tiles(rows.blocks(range(classes))):
-                full[i : i + len(tile), c, j : j + tile.shape[1], d] = tile
-                full[j : j + tile.shape[1], d, i : i + len(tile), c] = tile.T
-            by_class = np.stack([full[:, c, :, c] for c in range(classes)])
-        else:
-            by_class = np.zeros((classes, count, count), np.float32)
-            for c in range(classes):
-                for (_, i), (_, j), tile in rows.tiles(rows.blocks([c])):
-                    by_class[c, i : i + len(tile), j : j + tile.shape[1]] = tile
-                    by_class[c, j : j + tile.shape[1], i : i + len(tile)] = tile.T
+        kernels = _Kernels(network, params, batch_stats, images, budget, across).made()
     result: dict[Kind, np.ndarray] = {}
-    if "trace" in kinds:
-        result["trace"] = by_class.mean(axis=0)
-    if "class" in kinds:
-        result["class"] = by_class
-    if "full" in kinds:
-        result["full"] = full.reshape(count * classes, count * classes)
-    return result
+    if across:
+        result["full"] = kernels[0]
+        by_class = kernels[0].reshape(count, classes, count, classes)
+        kernels = np.stack([by_class[:, c, :, c] for c in range(classes)])
+    result |= {"class": kernels, "trace": kernels.mean(axis=0)}
+    return {kind: result[kind] for kind in kinds}

@@ -141,20 +141,21 @@ def _block(walk: _Walk, features: int, stride: int, after: bool) -> None:
 
 
 def kernel_work(network: Network, classes: int, points: int, full: bool) -> float:
-    """Multiply-adds of empirical kernels (see `robust_tangents.kernels`): passes, explicit rows, inner products.
+    """Multiply-adds of empirical kernels (see `robust_tangents.kernels`): passes, gradients, inner products.
 
-    C·N (2 M + Σ T p f) + C N² / 2 · Σ min(p f, T² (p + f)), the last C times as often for full kernels; M is a forward
-    pass, and rows are explicit only where they are the cheaper of the two.
+    C·N (2 M + Σ T p f) + C N² / 2 · Σ min(p f, T² (p / C + f)), where M is a forward pass and gradients of weights are
+    made only where products of their factors are not cheaper; full kernels take C² N² / 2 products, of which C² share
+    those of what is read.
     """
-    explicit = [layer for layer in network.layers if not _factored(layer)]
+
+    def factored(layer: Layer) -> bool:
+        return layer.positions**2 * (layer.read / classes + layer.written) < layer.read * layer.written
+
+    products = classes**2 if full else classes
+    explicit = [layer for layer in network.layers if not factored(layer)]
     rows = classes * points * (network.multiply_adds + sum(layer.multiply_adds for layer in explicit))
     pair = sum(
-        layer.positions**2 * (layer.read + layer.written) if _factored(layer) else layer.read * layer.written
+        layer.positions**2 * (layer.read / products + layer.written) if factored(layer) else layer.read * layer.written
         for layer in network.layers
     )
-    pairs = classes * points**2 / 2 * (classes if full else 1)
-    return points * network.multiply_adds + rows + pairs * pair
-
-
-def _factored(layer: Layer) -> bool:
-    return layer.positions**2 * (layer.read + layer.written) < layer.read * layer.written
+    return points * network.multiply_adds + rows + products * points**2 / 2 * pair
