@@ -237,7 +237,7 @@ class _Kernels:
         """
         classes, layers = self.network.classes, self.layers
         groups: list[tuple[tuple[_Layer, ...], int]] = []
-        room = self.budget * 3 // 4 // len(self.images)
+        room = self.budget * 2 // 3 // len(self.images)
 
         def fitting(layers: Sequence[_Layer], together: int) -> int:
             return sum(taken <= room for taken in accumulate(layer.bytes(together) for layer in layers))
