@@ -194,12 +194,10 @@ def _products_of_factors(others: tuple[jax.Array, jax.Array], seen: jax.Array, d
     return jnp.stack(made, axis=1).reshape(len(seen), len(made), -1)
 
 
-_on_device = jax.jit(lambda rows: rows @ rows.T)
-
-
-def _inner_products(rows: np.ndarray | jax.Array) -> np.ndarray:
-    """Of all rows. On a CPU by BLAS, which makes only half of a matrix times its own transpose."""
-    return rows @ rows.T if isinstance(rows, np.ndarray) else np.asarray(_on_device(rows))
+@jax.jit
+def _inner_products(rows: jax.Array) -> jax.Array:
+    """Of rows (k, n, size) with each other, (k, n, n)."""
+    return rows @ rows.mT
 
 
 class _Kernels:
@@ -212,22 +210,24 @@ class _Kernels:
         self.budget, self.across = budget, across
         self.layers = _layers(network, params, batch_stats, images.shape[1:])
         matrices, self.rows = (1, network.classes) if across else (network.classes, 1)  # rows of every image
-        self.sums = np.zeros((matrices, len(images) * self.rows, len(images) * self.rows), np.float32)
+        shape = (matrices, len(images) * self.rows, len(images) * self.rows)
+        self.sums: Any = np.zeros(shape, np.float32) if network.execution.on_cpu else jnp.zeros(shape)
 
     def made(self) -> np.ndarray:
         for layers, together in self.groups():
             for first in range(0, self.network.classes, together):
                 classes = range(first, min(first + together, self.network.classes))
-                sums = self.sums if self.across else self.sums[classes.start : classes.stop]
                 reads, dependences, rest = self.factors(layers, classes)
-                self.add(sums, rest)
+                part = slice(None) if self.across else slice(classes.start, classes.stop)
+                self.add(part, rest)
                 for layer in layers:
                     if layer.has_weights:
                         add = self.add_by_factors if layer.factored(len(classes)) else self.add_by_gradients
-                        add(sums, layer.window, reads.pop(layer.path), dependences.pop(layer.path))
-        for matrix in self.sums:  # of which the lower half is complete
+                        add(part, layer.window, reads.pop(layer.path), dependences.pop(layer.path))
+        made = np.array(self.sums, copy=not self.network.execution.on_cpu)
+        for matrix in made:  # of which the lower half is complete
             np.copyto(matrix, matrix.T, where=~np.tri(len(matrix), dtype=bool))
-        return self.sums
+        return made
 
     def groups(self) -> list[tuple[tuple[_Layer, ...], int]]:
         """Layers whose factors are kept at the same time, and for how many classes.
@@ -271,27 +271,32 @@ class _Kernels:
         """(n, k, size) as rows of every matrix, (k, n, size) or (1, n·k, size)."""
         return rows.reshape(1, -1, rows.shape[-1]) if self.across else rows.swapaxes(0, 1)
 
-    def add(self, sums: np.ndarray, gradients: Any) -> None:
-        """Inner products of gradients (N, k, size)."""
-        if gradients.shape[-1]:
-            for matrix, rows in zip(sums, self.by_matrix(gradients), strict=True):
-                matrix += _inner_products(rows)
+    def add(self, part: slice, gradients: Any) -> None:
+        """Inner products of gradients (N, k, size) to a part of the matrices."""
+        if not gradients.size:
+            return
+        rows = self.by_matrix(gradients)
+        if self.network.execution.on_cpu:  # by BLAS, which makes only half of a matrix times its own transpose
+            for sums, matrix in zip(self.sums[part], rows, strict=True):
+                sums += matrix @ matrix.T
+        else:
+            self.sums = self.sums.at[part].add(_inner_products(rows))
 
     def add_by_gradients(
-        self, sums: np.ndarray, window: tuple[int, int] | None, read: jax.Array, dependence: jax.Array
+        self, part: slice, window: tuple[int, int] | None, read: jax.Array, dependence: jax.Array
     ) -> None:
         """Inner products of gradients with respect to weights, of as many features at a time as fit."""
         count, positions, classes, features = dependence.shape
         width = jax.eval_shape(partial(_as_weights_see, window), read, dependence).shape[-1]
         parts = -(-features // max(1, self.budget // 16 // (4 * count * classes * width)))
-        images = self.network.execution.cached_bytes // (4 * width * (positions + classes * features))
-        for part in range(parts):
-            some = dependence[..., features * part // parts : features * (part + 1) // parts]
+        images = self.network.execution.cached_bytes // (4 * width * (positions + classes * features // parts))
+        for i in range(parts):
+            some = dependence[..., features * i // parts : features * (i + 1) // parts]
             made = self.network.execution.in_blocks(partial(_gradients, window), images, read, some)
-            self.add(sums, made.reshape(count, classes, -1))
+            self.add(part, made.reshape(count, classes, -1))
 
     def add_by_factors(
-        self, sums: np.ndarray, window: tuple[int, int] | None, read: jax.Array, dependence: jax.Array
+        self, part: slice, window: tuple[int, int] | None, read: jax.Array, dependence: jax.Array
     ) -> None:
         """The same from factors, between strips of images and those up to them."""
         execution, factors = self.network.execution, (_as_weights_see(window, read, dependence), dependence)
@@ -308,7 +313,11 @@ class _Kernels:
                     slice((start + done) * self.rows, (start + size) * self.rows)
                     for start, done in ((begin, repeated), (other, old))
                 )
-                sums[:, rows, columns] += products[:, repeated * self.rows :, old * self.rows :]
+                new = products[:, repeated * self.rows :, old * self.rows :]
+                if execution.on_cpu:
+                    self.sums[part, rows, columns] += new
+                else:
+                    self.sums = self.sums.at[part, rows, columns].add(new)
 
 
 def empirical_kernels(
