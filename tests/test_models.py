@@ -187,7 +187,7 @@ def test_execution_convolves_and_loops_as_suits_image_and_device():
     assert found == ["rows", "xla reverse", "xla"]
 
 
-@pytest.mark.parametrize(("count", "parts"), [(128, 4), (100, 4), (250, 8), (40, 2), (32, 1), (97, 4), (1, 1)])
+@pytest.mark.parametrize(("count", "parts"), [(128, 4), (100, 4), (250, 8), (40, 2), (32, 1), (97, 4), (1, 1), (0, 1)])
 def test_images_are_taken_in_equal_parts_and_in_order(count, parts):
     seen = []
 

@@ -108,7 +108,7 @@ def equal_blocks(count: int, largest: int) -> tuple[int, list[tuple[int, int]]]:
 
     Of each, where it begins and how many of its first ones are those of the block before.
     """
-    blocks = -(-count // max(1, largest))
+    blocks = max(1, -(-count // max(1, largest)))
     size = -(-count // blocks)
     starts = [min(i * size, count - size) for i in range(blocks)]
     return size, [(start, i * size - start) for i, start in enumerate(starts)]
@@ -124,8 +124,7 @@ def choose(image_shape: Sequence[int], backend: str | None = None) -> Execution:
     """Layout for images of shape (H, W, C).
 
     On a CPU, XLA convolutions lose their fast path inside compiled loops (4-12 times slower), so there loops step
-    from Python; products of rows do not suffer, and on accelerators the loop belongs on the device. There, blocks of
-    a kernel are to be large, because every pair of blocks is waited for.
+    from Python; products of rows do not suffer, and on accelerators the loop belongs on the device.
     """
     on_cpu = (backend or jax.default_backend()) == "cpu"
     small = max(image_shape[:2]) <= _ROWS_UP_TO
