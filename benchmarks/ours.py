@@ -18,7 +18,7 @@ from robust_tangents import execution, kernel_measures, models
 from robust_tangents.attacks import Attack, pgd
 from robust_tangents.kernels import Kind, empirical_kernels
 from robust_tangents.linearization import Expansion
-from robust_tangents.memory import keep_memory
+from robust_tangents.memory import keep_memory, share_memory
 from robust_tangents.training import State, Trainer
 
 SGD = {"batch_size": 128, "learning_rate": [[0, 0.01]], "momentum": 0.9, "weight_decay": 0}
@@ -111,6 +111,7 @@ def measures(count: int = 500, checkpoints: int = 20):
 
 if __name__ == "__main__":
     keep_memory()
+    share_memory()
     everything = problem(Path(sys.argv[1]))
     large, small, budget = Given(everything["32x32"]), Given(everything["8x8"]), int(everything["budget"])
     size = MATMUL[jax.default_backend()]

@@ -141,9 +141,7 @@ def test_the_kernel_of_some_images_is_a_block_of_that_of_all(checkpoint, kernels
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("across", [False, True])
 @pytest.mark.parametrize("budget", [0, 3000, 10_000, 30_000, 1 << 30])
-def test_layers_go_in_groups_whose_factors_fit_into_two_thirds_of_the_budget(
-    checkpoint, images, name, across, budget
-):
+def test_layers_go_in_groups_whose_factors_fit_into_two_thirds_of_the_budget(checkpoint, images, name, across, budget):
     engine = _Kernels(*checkpoint(name), images, budget, across)
     groups = engine.groups()
     assert [layer for layers, _ in groups for layer in layers] == engine.layers
