@@ -79,11 +79,12 @@ class Execution:
             return function(*(batch[start : start + size] for batch in batches))
 
         if not self.on_cpu:
-            new = [repeated for _, repeated in blocks]
-            made = [block(start) for start, _ in blocks]
-            return jax.tree.map(
-                lambda *parts: jnp.concatenate([part[i:] for i, part in zip(new, parts, strict=True)]), *made
-            )
+            made = [jax.tree.flatten(block(start)) for start, _ in blocks]
+            structure, joined = made[0][1], []
+            for _ in range(len(made[0][0])):  # one by one, so that only one is there twice
+                parts = [leaves.pop(0)[old:] for (leaves, _), (_, old) in zip(made, blocks, strict=True)]
+                joined.append(jnp.concatenate(parts))
+            return jax.tree.unflatten(structure, joined)
         whole, lock = None, Lock()
 
         def write(start: int) -> None:
