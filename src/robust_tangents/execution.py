@@ -62,7 +62,7 @@ class Execution:
         For functions that treat every image by itself. XLA's convolutions use several threads poorly, and the
         activations of few images stay in the cache.
         """
-        if self.compiled_loops:
+        if self.compiled_loops or len(batches[0]) <= _PART:
             return function(*batches)
         return jax.tree.map(jnp.asarray, self.in_blocks(function, _PART, *batches))
 

@@ -213,6 +213,13 @@ class _Kernels:
         shape = (matrices, len(images) * self.rows, len(images) * self.rows)
         self.sums: Any = np.zeros(shape, np.float32) if network.execution.on_cpu else jnp.zeros(shape)
 
+        def kept_of(count: int) -> int:
+            some = jax.ShapeDtypeStruct((count, *images.shape[1:]), images.dtype)
+            kept = jax.eval_shape(partial(_forward, network), params, batch_stats, some)
+            return sum(leaf.size for leaf in jax.tree.leaves(kept))
+
+        self.bytes_of_pass = 4 * (kept_of(2) - kept_of(1))  # of an image
+
     def made(self) -> np.ndarray:
         for layers, together in self.groups():
             for first in range(0, self.network.classes, together):
@@ -223,8 +230,8 @@ class _Kernels:
                 for layer in layers:
                     if layer.has_weights:
                         add = self.add_by_factors if layer.factored(len(classes)) else self.add_by_gradients
-                        add(part, layer.window, reads.pop(layer.path), dependences.pop(layer.path))
-        made = np.array(self.sums, copy=not self.network.execution.on_cpu)
+                        add(part, layer, reads.pop(layer.path), dependences.pop(layer.path))
+        made = self.sums if self.network.execution.on_cpu else np.array(self.sums)
         for matrix in made:  # of which the lower half is complete
             np.copyto(matrix, matrix.T, where=~np.tri(len(matrix), dtype=bool))
         return made
@@ -258,13 +265,7 @@ class _Kernels:
             dependences, rest = _dependences(layers, reads, pull_back, directions)
             return {path: reads[path] for path in dependences}, dependences, rest
 
-        def numbers(count: int) -> int:
-            images = jax.ShapeDtypeStruct((count, *self.images.shape[1:]), self.images.dtype)
-            kept = jax.eval_shape(partial(_forward, self.network), self.params, self.batch_stats, images)
-            return sum(leaf.size for leaf in jax.tree.leaves(kept))
-
-        of_image = 4 * len(classes) * (numbers(2) - numbers(1))
-        images = min(self.budget // 8, self.network.execution.pass_bytes) // of_image
+        images = min(self.budget // 8, self.network.execution.pass_bytes) // (len(classes) * self.bytes_of_pass)
         return self.network.execution.in_blocks(some, images, self.images)
 
     def by_matrix(self, rows: Any) -> Any:
@@ -282,24 +283,19 @@ class _Kernels:
         else:
             self.sums = self.sums.at[part].add(_inner_products(rows))
 
-    def add_by_gradients(
-        self, part: slice, window: tuple[int, int] | None, read: jax.Array, dependence: jax.Array
-    ) -> None:
+    def add_by_gradients(self, part: slice, layer: _Layer, read: jax.Array, dependence: jax.Array) -> None:
         """Inner products of gradients with respect to weights, of as many features at a time as fit."""
         count, positions, classes, features = dependence.shape
-        width = jax.eval_shape(partial(_as_weights_see, window), read, dependence).shape[-1]
-        parts = -(-features // max(1, self.budget // 16 // (4 * count * classes * width)))
-        images = self.network.execution.cached_bytes // (4 * width * (positions + classes * features // parts))
+        parts = -(-features // max(1, self.budget // 16 // (4 * count * classes * layer.width)))
+        images = self.network.execution.cached_bytes // (4 * layer.width * (positions + classes * features // parts))
         for i in range(parts):
             some = dependence[..., features * i // parts : features * (i + 1) // parts]
-            made = self.network.execution.in_blocks(partial(_gradients, window), images, read, some)
+            made = self.network.execution.in_blocks(partial(_gradients, layer.window), images, read, some)
             self.add(part, made.reshape(count, classes, -1))
 
-    def add_by_factors(
-        self, part: slice, window: tuple[int, int] | None, read: jax.Array, dependence: jax.Array
-    ) -> None:
+    def add_by_factors(self, part: slice, layer: _Layer, read: jax.Array, dependence: jax.Array) -> None:
         """The same from factors, between strips of images and those up to them."""
-        execution, factors = self.network.execution, (_as_weights_see(window, read, dependence), dependence)
+        execution, factors = self.network.execution, (_as_weights_see(layer.window, read, dependence), dependence)
         count, positions, *_ = dependence.shape
         pairs = execution.cached_bytes // (8 * self.rows * positions**2)  # of images, whose products are held
         size, strips = equal_blocks(count, int((10 * pairs) ** 0.5))
@@ -349,7 +345,6 @@ def empirical_kernels(
         NotImplementedError: the network has parameters outside of `Conv`, `BatchNorm` and ``nn.Dense``, or uses a layer
             twice.
     """
-    count, classes = len(images), network.classes
     count, classes, across = len(images), network.classes, "full" in kinds
     with jax.default_matmul_precision("highest"):
         kernels = _Kernels(network, params, batch_stats, images, budget, across).made()
@@ -358,5 +353,8 @@ def empirical_kernels(
         result["full"] = kernels[0]
         by_class = kernels[0].reshape(count, classes, count, classes)
         kernels = np.stack([by_class[:, c, :, c] for c in range(classes)])
-    result |= {"class": kernels, "trace": kernels.mean(axis=0)}
-    return {kind: result[kind] for kind in kinds}
+    if "class" in kinds:
+        result["class"] = kernels
+    if "trace" in kinds:
+        result["trace"] = kernels.mean(axis=0)
+    return result
