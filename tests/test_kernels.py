@@ -142,7 +142,8 @@ def test_the_kernel_of_some_images_is_a_block_of_that_of_all(checkpoint, kernels
 @pytest.mark.parametrize("across", [False, True])
 @pytest.mark.parametrize("budget", [0, 3000, 10_000, 30_000, 1 << 30])
 def test_layers_go_in_groups_whose_factors_fit_into_two_thirds_of_the_budget(checkpoint, images, name, across, budget):
-    engine = _Kernels(*checkpoint(name), images, budget, across)
+    network, params, batch_stats = checkpoint(name)
+    engine = _Kernels(network, params, batch_stats, images, budget, across)
     groups = engine.groups()
     assert [layer for layers, _ in groups for layer in layers] == engine.layers
     for layers, together in groups:
@@ -156,7 +157,8 @@ def test_layers_go_in_groups_whose_factors_fit_into_two_thirds_of_the_budget(che
 
 @pytest.mark.parametrize("name", ["resnet", "cnn"])
 def test_what_layers_keep_is_what_is_counted(checkpoint, images, name):
-    engine = _Kernels(*checkpoint(name), images, 1 << 30, across=False)
+    network, params, batch_stats = checkpoint(name)
+    engine = _Kernels(network, params, batch_stats, images, 1 << 30, across=False)
     for layers in (engine.layers, engine.layers[:2], engine.layers[3:4]):
         kept = jax.tree.leaves(engine.factors(tuple(layers), range(2)))
         assert sum(each.nbytes for each in kept) == COUNT * sum(layer.bytes(2) for layer in layers)
