@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from robust_tangents import checkpoints, execution, models, randomness, storage
 from robust_tangents.attacks import Attack, pgd
 from robust_tangents.kernels import empirical_kernels
-from robust_tangents.memory import share_memory
+from robust_tangents.process import share_memory
 from robust_tangents.training import as_float
 
 
