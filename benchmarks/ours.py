@@ -34,8 +34,8 @@ class Given:
         self.images, self.labels = jnp.asarray(given["images"]), jnp.asarray(given["labels"])
         stem = given["params"].get("stem_conv")
         model = resnet(stem["kernel"].shape[-1]) if stem else CNN_MEGA
-        build = partial(models.build, model, 10, execution.choose(self.images.shape[1:]))
-        self.network, self.trained = build(), build(reverse_only=True)
+        build = partial(models.build, model, 10, execution.choose(self.images.shape[1:], model))
+        self.network, self.for_expansion = build(), build(forward_mode=True)
         self.params, self.batch_stats = jax.tree.map(jnp.asarray, (given["params"], given["batch_stats"]))
 
 
@@ -63,11 +63,12 @@ def loss(model: Any, params: Any, batch_stats: Any, images: jax.Array, labels: j
 
 
 def gradient(given: Given, linearized: bool = False, batch: int = 128):
-    model: Any = Expansion(given.network) if linearized else given.trained
+    model: Any = Expansion(given.for_expansion) if linearized else given.network
     at = (given.params, given.batch_stats)
     if linearized:
         at = model.start(*at, centered=False)
-    compiled = jax.jit(jax.grad(partial(loss, model)))
+    options = given.network.execution.compiler_options
+    compiled = jax.jit(jax.grad(partial(loss, model)), compiler_options=options)
     x, y = given.images[:batch], given.labels[:batch]
     return lambda: jax.block_until_ready(compiled(*at, x, y))["stem_conv"]["kernel"]
 
@@ -77,7 +78,7 @@ def epoch(given: Given, steps: int):
     attack = {"norm": "linf", "epsilon": 8 / 255, "step_size": 2 / 255, "steps": steps, "random_start": False}
     adversarial = {"objective": "adversarial", "adversarial_steps": "pure", "attack_mode": "evaluation"}
     spec = {**SGD, **adversarial, "attack": attack}
-    trainer = Trainer(given.trained, given.images, given.labels, spec, (0, 0))
+    trainer = Trainer(given.network, given.images, given.labels, spec, (0, 0))
     start = State.start(given.params, given.batch_stats)
 
     def run():

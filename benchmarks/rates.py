@@ -2,7 +2,7 @@
 
     python benchmarks/rates.py                      # networks on the default study's images and at 32×32
     python benchmarks/rates.py kernels
-    python benchmarks/rates.py convolutions             # weight gradients, by XLA and by ours
+    python benchmarks/rates.py convolutions         # by XLA and by ours
     .neural-tangents/bin/python benchmarks/rates.py infinite
 
 Everything runs on one thread, and processor time is counted, so that other programs on the machine show little; of
@@ -73,15 +73,15 @@ def networks(names: list[str], rounds: int) -> None:
 
     for name in names:
         spec, shape, batch = NETWORKS[name]
-        network, reverse = (
-            models.build(spec, 10, execution.choose(shape), reverse_only=only) for only in (False, True)
+        network, expandable = (
+            models.build(spec, 10, execution.choose(shape, spec), forward_mode=mode) for mode in (False, True)
         )
         x = jax.random.uniform(jax.random.key(0), (batch, *shape))
         y = jnp.arange(batch) % 10
         params, stats = network.init(jax.random.key(1), x)
         count = operations.network(spec, 10, shape)
         print(f"{name}: {count.multiply_adds:.4g} multiply-adds, {count.values:.4g} values an image", flush=True)
-        expansion = Expansion(network)
+        expansion = Expansion(expandable)
         for label, model, at in (
             ("network", network, (params, stats)),
             ("expansion", expansion, expansion.start(params, stats, centered=False)),
@@ -93,8 +93,7 @@ def networks(names: list[str], rounds: int) -> None:
             sgd = {"objective": "standard", "batch_size": batch, "learning_rate": [[0, 0.01]], "momentum": 0.9,
                    "weight_decay": 0}  # fmt: skip
             batches = steps  # an epoch of several, where one compiled loop takes them all
-            in_training = reverse if model is network else model
-            trainer = Trainer(in_training, jnp.tile(x, (batches, 1, 1, 1)), jnp.tile(y, batches), sgd, (0, 0))
+            trainer = Trainer(model, jnp.tile(x, (batches, 1, 1, 1)), jnp.tile(y, batches), sgd, (0, 0))
             forward = jax.jit(model.logits)
             state = State.start(*at)
             works: dict[str, tuple[Callable[[], Any], int]] = {
@@ -126,7 +125,7 @@ def kernels(names: list[str], rounds: int) -> None:
 
     for name in names:
         spec, shape, _ = NETWORKS[name]
-        network = models.build(spec, 10, execution.choose(shape))
+        network = models.build(spec, 10, execution.choose(shape, spec))
         measured: list[tuple[int, list[Kind]]] = [(50, ["trace"]), (100, ["class"]), (50, ["full"])]
         for points, kinds in measured:
             x = jax.random.uniform(jax.random.key(0), (points, *shape))
@@ -141,31 +140,32 @@ def kernels(names: list[str], rounds: int) -> None:
 
 
 def convolutions(names: list[str], rounds: int) -> None:
-    """Weight gradients of 3×3 convolutions, by XLA and by products of patches."""
+    """3×3 convolutions with as many channels out as in, and their two gradients, by XLA and by columns."""
     del names
-    from robust_tangents.models import layers
+    from robust_tangents.execution import Convolution
     from robust_tangents.models.layers import Conv
 
-    layers._XLA_POSITIONS = 0  # where it is slower as well
-    for batch, side, channels in (
-        (128, 32, 16),
-        (64, 32, 64),
-        (64, 24, 64),
-        (128, 16, 32),
-        (64, 16, 128),
-        (128, 8, 64),
-    ):
+    implementations: tuple[Convolution, ...] = ("xla", "columns")
+    for batch, side, channels in ((32, 32, 8), (32, 32, 16), (32, 16, 32), (32, 8, 64), (128, 32, 16), (128, 8, 64)):
         x, gradient = jax.random.normal(jax.random.key(0), (2, batch, side, side, channels))
         params = Conv(channels).init(jax.random.key(1), x)
-        found = {}
-        for implementation in ("xla", "xla reverse"):
-            convolve = Conv(channels, implementation=implementation).apply
-            compiled = jax.jit(lambda p, x, y, f=convolve: jax.vjp(lambda p: f(p, x), p)[1](y))
-            _, found[implementation] = seconds(partial(compiled, params, x, gradient), rounds)
-        work = 9 * channels**2 * batch * side**2
+        found: dict[str, list[float]] = {}
+        for implementation in implementations:
+            convolve: Any = Conv(channels, implementation=implementation).apply
+
+            def of_images(p, x, y, convolve=convolve):
+                return jax.vjp(partial(convolve, p), x)[1](y)
+
+            def of_weights(p, x, y, convolve=convolve):
+                return jax.vjp(lambda p: convolve(p, x), p)[1](y)
+
+            for name, function in (("forward", convolve), ("to images", of_images), ("to weights", of_weights)):
+                given = (params, x) if name == "forward" else (params, x, gradient)
+                _, fastest = seconds(partial(jax.jit(function), *given), rounds)
+                found.setdefault(name, []).append(1e3 * fastest)
         print(
             f"{batch} images of {side}×{side}×{channels}: "
-            + ", ".join(f"{name} {1e3 * s:.1f} ms ({work / s / 1e9:.1f} Gmad/s)" for name, s in found.items()),
+            + ", ".join(f"{name} {xla:.2f} → {ours:.2f} ms" for name, (xla, ours) in found.items()),
             flush=True,
         )
 

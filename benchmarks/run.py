@@ -154,7 +154,7 @@ def write_problem(path: Path, width: int, budget: int) -> dict[str, Callable[[np
             ("32x32", resnet(width), 32, 1600), ("8x8", resnet(width), 8, 1280), ("CNN_mega", CNN_MEGA, 32, 100),
         ):  # fmt: skip
             images = rng.uniform(size=(count, size, size, 3)).astype(np.float32)
-            network = models.build(model, 10, execution.choose(images.shape[1:]))
+            network = models.build(model, 10, execution.choose(images.shape[1:], model))
             params, batch_stats = network.init(jax.random.key(0), jnp.asarray(images[:128]))
             params["logits"] = jax.tree.map(
                 lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 8, params["logits"]

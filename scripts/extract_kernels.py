@@ -24,7 +24,9 @@ def main(options) -> None:
         for seed, epoch in _job.progress(jobs, "kernels"):
             points = subset[f"seed{seed}/first" if spec["attack"] and epoch == 0 else f"seed{seed}"]
             images, labels = as_float(jnp.asarray(points["images"])), points["labels"]
-            network = models.build(spec["model"], int(labels.max()) + 1, execution.choose(images.shape[1:]))
+            network = models.build(
+                spec["model"], int(labels.max()) + 1, execution.choose(images.shape[1:], spec["model"])
+            )
             state = checkpoints.load(segment, seed, epoch)
             if spec["attack"] and epoch > 0:
                 predict, key = Partial(network.logits, *state), randomness.key(spec["study_seed"], seed, "evaluation")

@@ -32,7 +32,9 @@ class Collapse:
     def __init__(self, spec: dict, data: storage.Artefact, segment: storage.Artefact):
         self.spec, self.data, self.segment = spec, data, segment
         self.classes = len(data["class_names"])
-        self.network = models.build(spec["model"], self.classes, execution.choose(data["train/images"].shape[1:]))
+        self.network = models.build(
+            spec["model"], self.classes, execution.choose(data["train/images"].shape[1:], spec["model"])
+        )
         self.attack = Attack.of(spec["attack"])
         self.names: list[str] = []
 

@@ -64,7 +64,7 @@ def main(options) -> None:
         of_networks = _job.open_networks(options.network, files)
         inputs |= {"data": data.checksum, "subset": subset.checksum}
         classes = len(data["class_names"])
-        network = models.build(spec["model"], classes, execution.choose(data["test/images"].shape[1:]))
+        network = models.build(spec["model"], classes, execution.choose(data["test/images"].shape[1:], spec["model"]))
         model = Expansion(network)
         for seed in _job.progress(spec["seeds"], "seeds"):
             states = {}

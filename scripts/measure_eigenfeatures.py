@@ -39,7 +39,7 @@ def main(options) -> None:
         # Opening a file verifies its header, which takes as long as the work on one network: once for all of them.
         of_networks = _job.open_networks(options.network, files)
         classes = len(data["class_names"])
-        network = models.build(spec["model"], classes, execution.choose(data["test/images"].shape[1:]))
+        network = models.build(spec["model"], classes, execution.choose(data["test/images"].shape[1:], spec["model"]))
         model = Expansion(network)
 
         for seed in spec["seeds"]:

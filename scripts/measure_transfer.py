@@ -58,7 +58,9 @@ def main(options) -> None:
 
         data = read(options.data, "data")
         images, labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
-        network = models.build(spec["model"], len(data["class_names"]), execution.choose(images.shape[1:]))
+        network = models.build(
+            spec["model"], len(data["class_names"]), execution.choose(images.shape[1:], spec["model"])
+        )
         # Made once: predictors share compiled programs if they are methods of one object.
         variants = {name: Expansion.of(network, name, spec["batch_norm"]) for name in spec["variants"]}
         batch_size = at_once(len(labels), spec["batch_size"])

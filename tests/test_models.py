@@ -129,29 +129,48 @@ def test_rows_and_xla_give_the_same_convolution_and_derivatives(size, stride, sh
 
 
 @pytest.mark.parametrize("images", [1, 2, 5])  # two at a time, and one that is left over
-@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
-def test_weight_gradients_in_reverse_are_xlas(size, stride, images, monkeypatch):
-    monkeypatch.setattr(layers, "_PATCHES", 1)
-    monkeypatch.setattr(layers, "_XLA_POSITIONS", 0)
-    x = images_of(images, 8, 9, 3)
-    params = Conv(4, size, stride).init(jax.random.key(0), x)
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (2, 1), (3, 1), (3, 2), (4, 2), (7, 2)])
+@pytest.mark.parametrize(
+    ("shape", "channels", "features", "columns"),
+    [
+        ((9, 9), 3, 4, 1),
+        ((8, 12), 3, 4, 4),
+        ((16, 16), 1, 2, 16),
+        ((16, 8), 5, 8, 4),
+        ((8, 8), 20, 3, 1),
+        ((8, 8), 4, 33, 1),
+        ((2, 8), 3, 2, 8),
+        ((1, 1), 3, 2, 1),
+    ],
+)
+def test_columns_give_xlas_convolution_and_gradients(
+    shape, channels, features, columns, size, stride, images, monkeypatch
+):
+    one = size * shape[0] * -(-shape[1] // stride) * (channels + features) * 4  # bytes that an image takes
+    monkeypatch.setattr(layers, "_CACHED", 2 * one)
+    x = images_of(images, *shape, channels)
+    params = Conv(features, size, stride).init(jax.random.key(0), x)
 
-    @partial(jax.jit, static_argnums=0)
-    def gradients(implementation: Convolution):
-        conv = Conv(4, size, stride, implementation=implementation).apply
+    def results(implementation: Convolution):
+        conv = Conv(features, size, stride, implementation=implementation).apply
         y: Any
         y, pull_back = jax.vjp(conv, params, x)
-        return y, pull_back(jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
+        several = jnp.sin(jnp.arange(2.0 * y.size)).reshape(2, *y.shape)
+        return y, jax.vmap(pull_back)(several)
 
-    for found, expected in zip(*(jax.tree.leaves(gradients(i)) for i in ("xla reverse", "xla")), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    program = jax.make_jaxpr(partial(results, "columns"))()
+    if stride == 1 and min(shape) >= size:
+        assert f"window_strides=(1, {columns})" in str(program)
+    for found, expected in zip(
+        *(jax.tree.leaves(jax.jit(partial(results, i))()) for i in ("columns", "xla")), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("spec", [RESNET, PREACT_RESNET, VGG, CNN, FULLY_CONNECTED | {"widths": [6]}])
-def test_a_network_for_reverse_derivatives_has_the_gradients_of_any(spec, batch, monkeypatch):
-    monkeypatch.setattr(layers, "_XLA_POSITIONS", 0)
+def test_a_network_without_forward_mode_has_the_gradients_of_one_with_it(spec, batch):
     stepped = Execution("xla", compiled_loops=False)
-    network, reverse = (models.build(spec, 3, stepped, reverse_only=only) for only in (False, True))
+    network, reverse = (models.build(spec, 3, stepped, forward_mode=mode) for mode in (True, False))
     params, statistics = network.init(jax.random.key(0), batch)
 
     @partial(jax.jit, static_argnums=0)
@@ -179,27 +198,49 @@ def test_both_convolutions_give_the_same_resnet(resnet, batch, initialised):
 
 
 def test_execution_convolves_and_loops_as_suits_image_and_device():
-    assert choose((8, 8, 1), "cpu") == Execution("rows", compiled_loops=True)
-    assert choose((32, 32, 3), "cpu") == Execution("xla", compiled_loops=False)
-    assert choose((8, 8, 1), "gpu") == Execution("xla", compiled_loops=True, on_cpu=False)
-    assert choose((32, 32, 3), "gpu") == Execution("xla", compiled_loops=True, on_cpu=False)
-    found = [choose(*of).reverse_convolution for of in (((8, 8, 1), "cpu"), ((32, 32, 3), "cpu"), ((32, 32, 3), "gpu"))]
-    assert found == ["rows", "xla reverse", "xla"]
+    compiled, stepped = Execution("rows", compiled_loops=True), Execution("rows or xla", compiled_loops=False)
+    assert choose((8, 8, 1), RESNET, "cpu") == compiled
+    assert choose((8, 8, 1), RESNET18, "cpu") == stepped
+    assert choose((28, 28, 1), {"architecture": "cnn", "widths": [1]}, "cpu") == stepped
+    assert choose((32, 32, 3), RESNET, "cpu") == stepped
+    for shape in ((8, 8, 1), (32, 32, 3)):
+        assert choose(shape, RESNET, "gpu") == Execution("xla", compiled_loops=True, on_cpu=False)
+    assert (compiled.reverse_convolution, stepped.reverse_convolution) == ("rows", "columns")
+    assert choose((32, 32, 3), RESNET, "gpu").reverse_convolution == "xla"
 
 
-@pytest.mark.parametrize(("count", "parts"), [(128, 4), (100, 4), (250, 8), (40, 2), (32, 1), (97, 4), (1, 1), (0, 1)])
-def test_images_are_taken_in_equal_parts_and_in_order(count, parts):
+@pytest.mark.parametrize(("threads", "options"), [(1, 0), (2, 1)])
+def test_whole_batches_on_several_threads_leave_convolutions_to_xla(threads, options, monkeypatch):
+    monkeypatch.setenv("NPROC", str(threads))
+    for execution in (Execution("xla", compiled_loops=True), Execution("rows", compiled_loops=True)):
+        assert execution.compiler_options is None
+    found = Execution("rows or xla", compiled_loops=False).compiler_options
+    assert len(found or {}) == options
+    assert jax.jit(jnp.sin, compiler_options=found)(0.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "threads", "count", "parts"),
+    [
+        *((32, 2, *case) for case in ((128, 4), (100, 4), (250, 8), (40, 2), (32, 1), (97, 4), (1, 1), (0, 1))),
+        *((8, 2, *case) for case in ((128, 2), (97, 2), (32, 1), (40, 2), (2000, 4))),
+        *((8, 1, *case) for case in ((128, 1), (600, 2))),
+    ],
+)
+def test_images_are_taken_in_equal_parts_and_in_order(size, threads, count, parts, monkeypatch):
+    monkeypatch.setenv("NPROC", str(threads))
+    images = jnp.broadcast_to(jnp.arange(count)[:, None, None, None], (count, size, size, 1))
     seen = []
 
     def doubled(x):
         seen.append(len(x))
         return 2 * x
 
-    found = Execution("xla", compiled_loops=False).by_parts(doubled, jnp.arange(count))
-    np.testing.assert_array_equal(found, 2 * np.arange(count))
+    found = Execution("xla", compiled_loops=False).by_parts(doubled, images)
+    np.testing.assert_array_equal(found, 2 * images)
     assert seen == [-(-count // parts)] * parts
     seen.clear()
-    Execution("xla", compiled_loops=True).by_parts(doubled, jnp.arange(count))
+    Execution("xla", compiled_loops=True).by_parts(doubled, images)
     assert seen == [count]
 
 

@@ -1,7 +1,7 @@
 """The one place that decides how work is laid out for the device at hand."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -12,12 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-Convolution = Literal["xla", "rows", "xla reverse"]
+from robust_tangents import operations
 
-# Measured on two CPU cores in attacks: at 8×8 rows win by 3-4, at 16×16 by 1.4; at 20×20 XLA's convolution wins.
-_ROWS_UP_TO = 16
+# See `robust_tangents.models.layers.Conv`.
+Convolution = Literal["xla", "rows", "rows or xla", "columns"]
+
+# Multiply-adds of a forward pass of one image up to which loops are compiled on a CPU: there a step from Python, half a
+# millisecond, is a good part of an attack step. Products of rows are slow on images larger than the others.
+_COMPILED_UP_TO, _ROWS_UP_TO = 5e5, 16
 # Images whose activations stay in a core's cache; 16 to 64 are as good (networks of widths 8 to 64 at 32×32).
 _PART = 32
+_PART_PIXELS = _PART * 32 * 32
 
 
 Carry = TypeVar("Carry")
@@ -27,7 +32,7 @@ Carry = TypeVar("Carry")
 class Execution:
     """How to convolve, and whether loops over steps are compiled or stepped from Python.
 
-    ``reverse_convolution`` is for programs that take reverse-mode derivatives only.
+    ``convolution`` has all derivatives; ``reverse_convolution`` has those in reverse mode only, and may be faster.
     """
 
     convolution: Convolution
@@ -46,7 +51,17 @@ class Execution:
 
     @property
     def reverse_convolution(self) -> Convolution:
-        return "xla reverse" if self.convolution == "xla" and not self.compiled_loops else self.convolution
+        return self.convolution if self.compiled_loops else "columns"
+
+    @property
+    def compiler_options(self) -> dict[str, str] | None:
+        """For programs that take a whole batch, to `jax.jit`.
+
+        On a CPU, XLA leaves most convolutions to a library that is fastest on one thread, but uses no other.
+        """
+        if self.compiled_loops or _threads() == 1 or not jax.__version__.startswith("0.10."):
+            return None
+        return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
     def loop(self, start: int | jax.Array, stop: int | jax.Array, body: Callable, carry: Carry) -> Carry:
         """``carry = body(i, carry)`` for start ≤ i < stop. A body that is stepped from Python should be compiled."""
@@ -59,12 +74,14 @@ class Execution:
     def by_parts(self, function: Callable[..., Any], *batches: jax.Array) -> Any:
         """``function(*batches)``, where a loop steps from Python a few images at a time and on all threads at once.
 
-        For functions that treat every image by itself. XLA's convolutions use several threads poorly, and the
-        activations of few images stay in the cache.
+        For functions that treat every image by itself; the first batch is of images. XLA's convolutions use several
+        threads poorly, and the activations of few images stay in the cache.
         """
-        if self.compiled_loops or len(batches[0]) <= _PART:
+        count, height, width = batches[0].shape[:3]
+        size = max(_PART, min(_PART_PIXELS // (height * width), -(-count // _threads())))
+        if self.compiled_loops or count <= size:
             return function(*batches)
-        return jax.tree.map(jnp.asarray, self.in_blocks(function, _PART, *batches))
+        return jax.tree.map(jnp.asarray, self._in_blocks(function, size, *batches))
 
     def in_blocks(self, function: Callable[..., Any], largest: int, *batches: Any) -> Any:
         """``function(*batches)`` from blocks of no more than ``largest`` images, on a CPU few, on all threads at once.
@@ -72,8 +89,11 @@ class Execution:
         Blocks are of one size, so that one compiled program serves all; the last may repeat some of the one before.
         On a CPU results are NumPy's, which blocks are written into and taken from without further copies.
         """
+        return self._in_blocks(function, min(largest, _PART) if self.on_cpu else largest, *batches)
+
+    def _in_blocks(self, function: Callable[..., Any], largest: int, *batches: Any) -> Any:
         count = len(batches[0])
-        size, blocks = equal_blocks(count, min(largest, _PART) if self.on_cpu else largest)
+        size, blocks = equal_blocks(count, largest)
 
         def block(start: int) -> Any:
             return function(*(batch[start : start + size] for batch in batches))
@@ -121,14 +141,16 @@ def _threads() -> int:
     return int(os.environ.get("NPROC") or available)
 
 
-def choose(image_shape: Sequence[int], backend: str | None = None) -> Execution:
-    """Layout for images of shape (H, W, C).
+def choose(image_shape: Sequence[int], model: Mapping[str, Any], backend: str | None = None) -> Execution:
+    """Layout for a model's settings and images of shape (H, W, C).
 
-    On a CPU, XLA convolutions lose their fast path inside compiled loops (4-12 times slower), so there loops step
-    from Python; products of rows do not suffer, and on accelerators the loop belongs on the device.
+    On a CPU, convolutions lose their fast path inside compiled loops, so there loops step from Python, unless the
+    network is very small and products of rows, which do not suffer, are fast; on accelerators the loop belongs on the
+    device.
     """
-    on_cpu = (backend or jax.default_backend()) == "cpu"
-    small = max(image_shape[:2]) <= _ROWS_UP_TO
-    convolution: Convolution = "rows" if on_cpu and small else "xla"
-    compiled_loops = not on_cpu or convolution == "rows"
-    return Execution(convolution, compiled_loops, on_cpu)
+    if (backend or jax.default_backend()) != "cpu":
+        return Execution("xla", compiled_loops=True, on_cpu=False)
+    work = operations.network(model, 1, image_shape).multiply_adds
+    if work <= _COMPILED_UP_TO and max(image_shape[:2]) <= _ROWS_UP_TO:
+        return Execution("rows", compiled_loops=True)
+    return Execution("rows or xla", compiled_loops=False)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -154,7 +154,7 @@ def _programs(model: Model, settings: str) -> tuple[Callable, Callable]:
             loss = loss + spec["beta"] * kl_divergence(logits, others).mean()
         return loss, batch_stats
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=model.execution.compiler_options)
     def descend(state: State, images, labels, rate, attacked=None) -> tuple[State, jax.Array]:
         differentiated = jax.value_and_grad(objective, has_aux=True)
         (value, batch_stats), gradient = differentiated(state.params, state.batch_stats, images, labels, attacked)

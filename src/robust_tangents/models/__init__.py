@@ -93,14 +93,15 @@ def build(
     classes: int,
     execution: Execution,
     *,
-    reverse_only: bool = False,
+    forward_mode: bool = False,
     mixed_precision: bool = False,
 ) -> Network:
     """Network of a model's settings: ``architecture`` (as in the schema), its sizes, and ``batch_norm`` if frozen.
 
-    With ``reverse_only``, of which forward-mode derivatives are not needed: on a CPU, training is faster then.
+    Only with ``forward_mode`` does it have forward-mode derivatives (`jax.jvp`) on every device; on a CPU, it is slower
+    then.
     """
-    convolution = execution.reverse_convolution if reverse_only else execution.convolution
+    convolution = execution.convolution if forward_mode else execution.reverse_convolution
     module: nn.Module
     match spec["architecture"]:
         case "resnet":

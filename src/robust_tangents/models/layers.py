@@ -13,9 +13,7 @@ from jax import lax
 from robust_tangents.execution import Convolution
 
 DECAY = 0.9
-_PATCHES = 1 << 20  # bytes of the patches that `_weight_gradient` makes at a time
-# Weight gradients for no more positions than these are left to XLA: little slower, and compiled faster.
-_XLA_POSITIONS = 8 * 8
+_CACHED = 3 << 20  # bytes that `_weight_gradient` makes at a time
 
 
 def _by_rows(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -54,50 +52,98 @@ def patches(x: jax.Array, size: int, stride: int) -> jax.Array:
     return jnp.concatenate(windows, axis=-1).reshape(count, -1, size * size * channels)
 
 
+def _by_rows_or_xla(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The same; in attacks rows win at 16×16 by 1.4, and at 20×20 XLA's convolution."""
+    return (_by_rows if max(x.shape[1:3]) <= 16 else _by_xla)(x, kernel, stride)
+
+
+def _in_reverse(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The same by columns, or by rows where the result is smaller than the kernel. Has no forward-mode derivative."""
+    # XLA swaps an image and a kernel that is larger, here or in a derivative, and is up to fifty times slower then.
+    smallest = -(-min(x.shape[1:3]) // stride)
+    return (_by_rows if smallest < kernel.shape[0] else _differentiated_by_columns)(x, kernel, stride)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _by_xla_in_reverse(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The same, with weight gradients by `_weight_gradient`. Has no forward-mode derivative."""
-    return _by_xla(x, kernel, stride)
+def _differentiated_by_columns(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return _by_columns(x, kernel, stride)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _by_xla(x, kernel, stride), (x, kernel)
+    return _by_columns(x, kernel, stride), (x, kernel)
 
 
 def _backward(stride: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    _, pull_back = jax.vjp(partial(_by_xla, stride=stride), x, kernel)
-    of_images, of_weights = pull_back(gradient)
-    if gradient.shape[1] * gradient.shape[2] > _XLA_POSITIONS:
-        of_weights = _weight_gradient(x, gradient, kernel.shape[0], stride)
-    return of_images, of_weights
+    size = kernel.shape[0]
+    if stride == 1 and size % 2:  # padded alike on both sides, so that the transpose is a SAME convolution, too
+        of_images = _by_columns(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1)
+    else:
+        [of_images] = jax.vjp(partial(_by_xla, kernel=kernel, stride=stride), x)[1](gradient)
+    return of_images, _weight_gradient(x, gradient, size, stride)
 
 
-_by_xla_in_reverse.defvjp(_forward, _backward)
+_differentiated_by_columns.defvjp(_forward, _backward)
+
+
+def _by_columns(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The same, with neighbouring columns of the result as if they were features of one.
+
+    Some weights are zero then, but XLA leaves convolutions of up to 16 channels to code that is two to six times slower
+    than what it has for more.
+    """
+    size, _, channels, features = kernel.shape
+    count, height, width, _ = x.shape
+    rows, sides = lax.padtype_to_pads((height, width), (size, size), (stride, stride), "SAME")
+    height, width = -(-height // stride), -(-width // stride)
+    columns = 1
+    if channels <= 16:
+        most = 64 if channels <= 4 else 32  # features from which it is fastest
+        while width % (2 * columns) == 0 and 2 * columns * features <= most:
+            columns *= 2
+    last = (columns - 1) * stride
+    shifted = [jnp.pad(kernel, ((0, 0), (i, last - i), (0, 0), (0, 0))) for i in range(0, last + 1, stride)]
+    wide = jnp.stack(shifted, axis=3).reshape(size, size + last, channels, columns * features)
+    strides = stride, stride * columns
+    y = lax.conv_general_dilated(x, wide, strides, (rows, sides), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y.reshape(count, height, width, features)
 
 
 def _weight_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) -> jax.Array:
-    """∂/∂kernel (size, size, C_in, C_out) from ∂/∂y: patchesᵀ · ∂/∂y, a few images at a time.
+    """∂/∂kernel (size, size, C_in, C_out) from ∂/∂y, a few images at a time.
 
-    As many as keep their patches in the processor's cache. At 32×32 XLA's own takes 6 to 10 times as long
+    Σ x[r + i, c + j] ∂/∂y[r, c] for all i and j is one product of x, shifted by j columns, and ∂/∂y, shifted by i rows:
+    of fewer and wider values than patches of x have. XLA's own takes two (AVX-512) to ten (AVX2) times as long
     (`benchmarks/rates.py convolutions`).
     """
-    channels, features = x.shape[-1], gradient.shape[-1]
-    one = size * size * channels * gradient.shape[1] * gradient.shape[2] * x.dtype.itemsize
-    count = max(2, _PATCHES // one)
+    count, height, width, channels = x.shape
+    features = gradient.shape[-1]
+    (above, _), sides = lax.padtype_to_pads((height, width), (size, size), (stride, stride), "SAME")
+    length = (gradient.shape[1] - 1) * stride + 1
     exact = jnp.promote_types(x.dtype, jnp.float32)
 
     def part(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        read = patches(x, size, stride).reshape(-1, size * size * channels)
-        return jnp.matmul(read.T, gradient.reshape(-1, features), preferred_element_type=exact)
+        x = jnp.pad(x, ((0, 0), (0, 0), sides, (0, 0)))
+        last = (gradient.shape[2] - 1) * stride + 1
+        read = jnp.concatenate([x[:, :, j : j + last : stride] for j in range(size)], axis=-1)
+        rows = (size - 1 - above, height - length + above, stride - 1)
+        gradient = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), rows, (0, 0, 0), (0, 0, 0)))
+        moved = jnp.concatenate([gradient[:, i : i + height] for i in reversed(range(size))], axis=-1)
+        read, moved = read.reshape(-1, size * channels), moved.reshape(-1, size * features)
+        return jnp.matmul(read.T, moved, preferred_element_type=exact)
 
-    whole = len(x) // count * count
-    parts = (values[:whole].reshape(-1, count, *values.shape[1:]) for values in (x, gradient))
-    nothing = jnp.zeros((size * size * channels, features), exact)
+    one = size * height * gradient.shape[2] * (channels + features) * x.dtype.itemsize
+    some = max(1, _CACHED // one)
+    whole = count // some * some
+    # Otherwise what made x and ∂/∂y would be computed twice, the second time in the shape of the parts.
+    parts = lax.optimization_barrier((x, gradient))
+    parts = (values[:whole].reshape(-1, some, *values.shape[1:]) for values in parts)
+    nothing = jnp.zeros((size * channels, size * features), exact)
     total, _ = lax.scan(lambda total, values: (total + part(*values), None), nothing, tuple(parts))
-    if whole < len(x):
+    if whole < count:
         total = total + part(x[whole:], gradient[whole:])
-    return total.reshape(size, size, channels, features).astype(x.dtype)
+    total = total.reshape(size, channels, size, features).transpose(2, 0, 1, 3)
+    return total.astype(x.dtype)
 
 
 class Conv(nn.Module):
@@ -105,10 +151,10 @@ class Conv(nn.Module):
 
     Computed in the precision of the input, whatever that of the parameters.
 
-    ``implementation`` chooses XLA's convolution or a product of image rows and a banded matrix: same parameters, same
-    result to rounding. At small images on a CPU the second is faster and, unlike the first, keeps its speed inside
-    compiled loops. The third, "xla reverse", is XLA's with faster weight gradients on a CPU, and without forward-mode
-    derivatives.
+    ``implementation`` chooses one of four, of the same parameters and results, to rounding: "xla", XLA's convolution;
+    "rows", a product of image rows and a banded matrix, which on a CPU is fast for small images and, unlike the others,
+    keeps its speed inside compiled loops; "rows or xla", by the size of the layer's image; "columns", which is the
+    fastest on a CPU but has no forward-mode derivatives.
     """
 
     features: int
@@ -131,7 +177,8 @@ class Conv(nn.Module):
 _CONVOLUTIONS: dict[Convolution, Callable[[jax.Array, jax.Array, int], jax.Array]] = {
     "xla": _by_xla,
     "rows": _by_rows,
-    "xla reverse": _by_xla_in_reverse,
+    "rows or xla": _by_rows_or_xla,
+    "columns": _in_reverse,
 }
 
 # Normal of deviation √(2 / (size² C_out)), in the networks for ImageNette of Su et al. 2023 (authors' code).
