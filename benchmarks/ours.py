@@ -34,8 +34,7 @@ class Given:
         self.images, self.labels = jnp.asarray(given["images"]), jnp.asarray(given["labels"])
         stem = given["params"].get("stem_conv")
         model = resnet(stem["kernel"].shape[-1]) if stem else CNN_MEGA
-        build = partial(models.build, model, 10, execution.choose(self.images.shape[1:], model))
-        self.network, self.for_expansion = build(), build(forward_mode=True)
+        self.network = models.build(model, 10, execution.choose(self.images.shape[1:], model))
         self.params, self.batch_stats = jax.tree.map(jnp.asarray, (given["params"], given["batch_stats"]))
 
 
@@ -63,7 +62,7 @@ def loss(model: Any, params: Any, batch_stats: Any, images: jax.Array, labels: j
 
 
 def gradient(given: Given, linearized: bool = False, batch: int = 128):
-    model: Any = Expansion(given.for_expansion) if linearized else given.network
+    model: Any = Expansion(given.network) if linearized else given.network
     at = (given.params, given.batch_stats)
     if linearized:
         at = model.start(*at, centered=False)

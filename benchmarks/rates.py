@@ -73,15 +73,13 @@ def networks(names: list[str], rounds: int) -> None:
 
     for name in names:
         spec, shape, batch = NETWORKS[name]
-        network, expandable = (
-            models.build(spec, 10, execution.choose(shape, spec), forward_mode=mode) for mode in (False, True)
-        )
+        network = models.build(spec, 10, execution.choose(shape, spec))
         x = jax.random.uniform(jax.random.key(0), (batch, *shape))
         y = jnp.arange(batch) % 10
         params, stats = network.init(jax.random.key(1), x)
         count = operations.network(spec, 10, shape)
         print(f"{name}: {count.multiply_adds:.4g} multiply-adds, {count.values:.4g} values an image", flush=True)
-        expansion = Expansion(expandable)
+        expansion = Expansion(network)
         for label, model, at in (
             ("network", network, (params, stats)),
             ("expansion", expansion, expansion.start(params, stats, centered=False)),

@@ -24,9 +24,7 @@ class Stage2:
         self.test_images, self.test_labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
         self.batch_size = at_once(len(self.test_labels), spec["training"]["batch_size"])
         shape = self.images.shape[1:]
-        self.network = models.build(
-            spec["model"], len(data["class_names"]), execution.choose(shape, spec["model"]), forward_mode=True
-        )
+        self.network = models.build(spec["model"], len(data["class_names"]), execution.choose(shape, spec["model"]))
         self.models = {v: Expansion.of(self.network, v, spec["batch_norm"]) for v in spec["variants"]}
 
     def take(self, seed: int) -> None:

@@ -22,9 +22,7 @@ def visualise(spec: dict, segment, kernels, seed: int, epoch: float, points: jax
         raise InputError(f"configuration: class: {c} is beyond the last class, {len(class_kernels) - 1}")
     if not np.array_equal(labels, kernels[f"seed{seed}/labels"]):
         raise InputError(f"{kernels.path}: is not of the points of the subset")
-    network = models.build(
-        spec["model"], len(class_kernels), execution.choose(points.shape[1:], spec["model"]), forward_mode=True
-    )
+    network = models.build(spec["model"], len(class_kernels), execution.choose(points.shape[1:], spec["model"]))
     state = checkpoints.load(segment, seed, epoch)
     _, rows, signs = eigenvectors.panels(spec["eigenvectors"])
     eigenvalues, weights = eigenvectors.point_weights(class_kernels[c], labels, c, spec["eigenvectors"])

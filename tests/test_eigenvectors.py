@@ -274,6 +274,20 @@ def test_a_repetition_is_equal_and_a_stepped_loop_agrees(network, state, chosen,
     np.testing.assert_allclose(by_hand[2], climbed[2][:, :31], atol=1e-4)
 
 
+def test_a_convolutional_network_climbs_alike_by_columns_and_by_rows():
+    start = jnp.asarray(np.random.default_rng(0).uniform(0.2, 0.8, size=(8, 8, 1)), jnp.float32)
+    built = [
+        models.build({"architecture": "resnet", "width": 4, "blocks": [1]}, CLASSES, execution)
+        for execution in (Execution("columns", compiled_loops=False), STEPPED)
+    ]
+    params, statistics = built[0].init(jax.random.key(0), start[None])
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
+    chosen = jax.tree.map(lambda leaf: jnp.sin(jnp.arange(2.0 * leaf.size)).reshape(2, *leaf.shape), params)
+    found, expected = (climb(net, (params, statistics), chosen, [1, -1], 5, 0.01, start) for net in built)
+    np.testing.assert_allclose(found[2], expected[2], atol=1e-4)
+    assert np.abs(np.diff(expected[2], axis=1)).max() > 1e-3
+
+
 def wave(height: int, width: int, down: int, across: int) -> np.ndarray:
     i, j = np.mgrid[:height, :width]
     return np.cos(2 * np.pi * (down * i / height + across * j / width) + 0.3)[..., None]

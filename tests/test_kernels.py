@@ -135,9 +135,9 @@ def test_the_kernel_of_some_images_is_a_block_of_that_of_all(checkpoint, kernels
     assert_close(some["full"], whole["full"][: 3 * CLASSES, : 3 * CLASSES])
 
 
-def test_convolutions_without_forward_mode_give_the_same_kernels(checkpoint, kernels, images):
+def test_convolutions_by_columns_give_the_same_kernels(checkpoint, kernels, images):
     _, params, batch_stats = checkpoint("resnet")
-    network = models.build(SPECS["resnet"], CLASSES, Execution("rows or xla", compiled_loops=False))
+    network = models.build(SPECS["resnet"], CLASSES, Execution("columns", compiled_loops=False))
     assert network != checkpoint("resnet")[0]
     found = kernels_of((network, params, batch_stats), images)
     for kind, kernel in kernels("resnet").items():

@@ -270,6 +270,27 @@ def test_training_with_squared_loss_ends_at_kernel_regression():
         assert np.abs(expected - start[10:]).max() > 0.1
 
 
+def test_expansions_of_networks_by_columns_have_the_derivatives_of_those_by_xla(images, labels):
+    spec = {"architecture": "resnet", "width": 4, "blocks": [1, 1]}
+    at_hand = [models.build(spec, CLASSES, Execution(how, compiled_loops=False)) for how in ("columns", "xla")]
+    params, batch_stats = at_hand[0].init(jax.random.key(0), images)
+    displacement = random_like(params, 3)
+    for free in (False, True):
+
+        @partial(jax.jit, static_argnums=0)
+        def derivatives(model: Expansion, displacement, images):
+            _, point = model.start(params, batch_stats, centered=False)
+
+            def loss(displacement, images):
+                logits = model.train(displacement, point, images)[0]
+                return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].sum()
+
+            return model.logits(displacement, point, images), jax.grad(loss, argnums=(0, 1))(displacement, images)
+
+        found, expected = (derivatives(Expansion(net, free_batch_norm=free), displacement, images) for net in at_hand)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-4), found, expected)
+
+
 def test_from_epoch_zero_of_a_resnet_it_is_logistic_regression_on_the_last_features(images, labels):
     network = models.build({"architecture": "resnet", "width": 4, "blocks": [1]}, CLASSES, EXECUTION)
     params, batch_stats = network.init(jax.random.key(0), images)

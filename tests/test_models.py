@@ -167,10 +167,49 @@ def test_columns_give_xlas_convolution_and_gradients(
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("moved", [("x",), ("kernel",), ("x", "kernel")])
+@pytest.mark.parametrize(("shape", "stride"), [((8, 8), 1), ((8, 8), 2), ((2, 3), 1)])
+def test_columns_in_forward_mode_have_xlas_derivatives(shape, stride, moved):
+    x, dx = images_of(2, *shape, 3), images_of(2, *shape, 3, seed=1) - 0.5
+    kernel, dkernel = images_of(3, 3, 3, 4), images_of(3, 3, 3, 4, seed=1) - 0.5
+    at, along = {"x": x, "kernel": kernel}, {"x": dx, "kernel": dkernel}
+
+    @partial(jax.jit, static_argnums=0)
+    def everything(implementation: Convolution):
+        def conv(x, kernel):
+            convolution = Conv(4, 3, stride, implementation=implementation)
+            return convolution.apply({"params": {"kernel": kernel}}, x)
+
+        def derivative(at):
+            varied = {name: at[name] for name in moved}
+            return jax.jvp(lambda varied: conv(**(at | varied)), (varied,), ({name: along[name] for name in moved},))
+
+        y, dy = derivative(at)
+        weights = jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+        of_derivative = jax.grad(lambda at: jnp.vdot(weights, derivative(at)[1]))(at)
+        return y, dy, of_derivative
+
+    results = (jax.tree.leaves(everything(how)) for how in ("columns in forward", "xla"))
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_only_networks_by_columns_change_for_forward_mode(resnet, batch, initialised):
+    assert resnet.in_forward_mode() is resnet
+    network = models.build(RESNET, 3, Execution("columns", compiled_loops=False))
+    params, statistics = initialised
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda p: network.logits(p, statistics, batch), (params,), (params,))
+    both = [net.in_forward_mode() for net in (network, resnet)]
+    found, expected = (jax.jvp(lambda p: net.logits(p, statistics, batch), (params,), (params,)) for net in both)  # noqa: B023
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert models.build(FULLY_CONNECTED | {"widths": [6]}, 3, EXECUTION).in_forward_mode().classes == 3
+
+
 @pytest.mark.parametrize("spec", [RESNET, PREACT_RESNET, VGG, CNN, FULLY_CONNECTED | {"widths": [6]}])
-def test_a_network_without_forward_mode_has_the_gradients_of_one_with_it(spec, batch):
-    stepped = Execution("xla", compiled_loops=False)
-    network, reverse = (models.build(spec, 3, stepped, forward_mode=mode) for mode in (True, False))
+def test_networks_by_columns_have_the_gradients_of_those_by_xla(spec, batch):
+    network, reverse = (models.build(spec, 3, Execution(how, compiled_loops=False)) for how in ("xla", "columns"))
     params, statistics = network.init(jax.random.key(0), batch)
 
     @partial(jax.jit, static_argnums=0)
@@ -198,15 +237,13 @@ def test_both_convolutions_give_the_same_resnet(resnet, batch, initialised):
 
 
 def test_execution_convolves_and_loops_as_suits_image_and_device():
-    compiled, stepped = Execution("rows", compiled_loops=True), Execution("rows or xla", compiled_loops=False)
+    compiled, stepped = Execution("rows", compiled_loops=True), Execution("columns", compiled_loops=False)
     assert choose((8, 8, 1), RESNET, "cpu") == compiled
     assert choose((8, 8, 1), RESNET18, "cpu") == stepped
     assert choose((28, 28, 1), {"architecture": "cnn", "widths": [1]}, "cpu") == stepped
     assert choose((32, 32, 3), RESNET, "cpu") == stepped
     for shape in ((8, 8, 1), (32, 32, 3)):
         assert choose(shape, RESNET, "gpu") == Execution("xla", compiled_loops=True, on_cpu=False)
-    assert (compiled.reverse_convolution, stepped.reverse_convolution) == ("rows", "columns")
-    assert choose((32, 32, 3), RESNET, "gpu").reverse_convolution == "xla"
 
 
 @pytest.mark.parametrize(("threads", "options"), [(1, 0), (2, 1)])
@@ -214,7 +251,7 @@ def test_whole_batches_on_several_threads_leave_convolutions_to_xla(threads, opt
     monkeypatch.setenv("NPROC", str(threads))
     for execution in (Execution("xla", compiled_loops=True), Execution("rows", compiled_loops=True)):
         assert execution.compiler_options is None
-    found = Execution("rows or xla", compiled_loops=False).compiler_options
+    found = Execution("columns", compiled_loops=False).compiler_options
     assert len(found or {}) == options
     assert jax.jit(jnp.sin, compiler_options=found)(0.0) == 0
 

@@ -118,13 +118,17 @@ def _cosine_and_ascent(
     the derivative of f_c(x) along t: one gradient of a `jax.jvp`, instead of a gradient of a gradient.
     """
 
-    def logit(params: Params, x: jax.Array) -> jax.Array:
+    def logit(network: Network, params: Params, x: jax.Array) -> jax.Array:
         return network.logits(params, batch_stats, x[None])[0, c]
 
-    feature = _unit(jax.grad(logit)(params, x))
+    feature = _unit(jax.grad(partial(logit, network))(params, x))
     cosine = _dot(feature, v)
     rest = jax.tree.map(lambda a, b: a - cosine * b, v, feature)
-    return cosine, jax.grad(lambda x: jax.jvp(lambda params: logit(params, x), (params,), (rest,))[1])(x)
+
+    def along_rest(x: jax.Array) -> jax.Array:
+        return jax.jvp(lambda params: logit(network.in_forward_mode(), params, x), (params,), (rest,))[1]
+
+    return cosine, jax.grad(along_rest)(x)
 
 
 @partial(jax.jit, static_argnames="network")

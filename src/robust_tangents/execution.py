@@ -15,7 +15,7 @@ from jax import lax
 from robust_tangents import operations
 
 # See `robust_tangents.models.layers.Conv`.
-Convolution = Literal["xla", "rows", "rows or xla", "columns"]
+Convolution = Literal["xla", "rows", "columns", "columns in forward"]
 
 # Multiply-adds of a forward pass of one image up to which loops are compiled on a CPU: there a step from Python, half a
 # millisecond, is a good part of an attack step. Products of rows are slow on images larger than the others.
@@ -30,10 +30,7 @@ Carry = TypeVar("Carry")
 
 @dataclass(frozen=True)
 class Execution:
-    """How to convolve, and whether loops over steps are compiled or stepped from Python.
-
-    ``convolution`` has all derivatives; ``reverse_convolution`` has those in reverse mode only, and may be faster.
-    """
+    """How to convolve, and whether loops over steps are compiled or stepped from Python."""
 
     convolution: Convolution
     compiled_loops: bool
@@ -48,10 +45,6 @@ class Execution:
     def cached_bytes(self) -> int:
         """Of what is made and used at once, beyond which larger blocks are no faster."""
         return 1 << (22 if self.on_cpu else 28)
-
-    @property
-    def reverse_convolution(self) -> Convolution:
-        return self.convolution if self.compiled_loops else "columns"
 
     @property
     def compiler_options(self) -> dict[str, str] | None:
@@ -153,4 +146,4 @@ def choose(image_shape: Sequence[int], model: Mapping[str, Any], backend: str | 
     work = operations.network(model, 1, image_shape).multiply_adds
     if work <= _COMPILED_UP_TO and max(image_shape[:2]) <= _ROWS_UP_TO:
         return Execution("rows", compiled_loops=True)
-    return Execution("rows or xla", compiled_loops=False)
+    return Execution("columns", compiled_loops=False)

@@ -56,20 +56,21 @@ class Expansion:
         return jax.tree.map(jnp.zeros_like, params), point
 
     def _expand(
-        self, evaluate: Callable[[Params], tuple[jax.Array, Any]], params: Params, displacement: Params
+        self, evaluate: Callable[[Network, Params], tuple[jax.Array, Any]], params: Params, displacement: Params
     ) -> tuple[jax.Array, jax.Array, Any]:
-        """Both terms, and what ``evaluate`` (parameters to logits and something else) gives beside the logits."""
+        """Both terms, and what ``evaluate``, which returns logits and something else, gives beside the logits."""
         if self.linear:
+            evaluate = partial(evaluate, self.network.in_forward_mode())
             return jax.jvp(evaluate, (params,), (displacement,), has_aux=True)
-        zeroth, _ = evaluate(params)
-        displaced, beside = evaluate(jax.tree.map(jnp.add, params, displacement))
+        zeroth, _ = evaluate(self.network, params)
+        displaced, beside = evaluate(self.network, jax.tree.map(jnp.add, params, displacement))
         return zeroth, displaced - zeroth, beside
 
     def terms(self, displacement: Params, point: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """f_θₜ(x) and J_θₜ(x) δ (or the exact difference), each (B, classes), in evaluation mode."""
 
-        def evaluate(params: Params) -> tuple[jax.Array, None]:
-            return self.network.logits(params, point["batch_stats"], images), None
+        def evaluate(network: Network, params: Params) -> tuple[jax.Array, None]:
+            return network.logits(params, point["batch_stats"], images), None
 
         zeroth, first, _ = self._expand(evaluate, point["params"], displacement)
         return zeroth, first
@@ -89,8 +90,8 @@ class Expansion:
         if not self.free_batch_norm:
             return self.logits(displacement, point, images), point
 
-        def evaluate(params: Params) -> tuple[jax.Array, BatchStats]:
-            return self.network.train(params, point["batch_stats"], images)
+        def evaluate(network: Network, params: Params) -> tuple[jax.Array, BatchStats]:
+            return network.train(params, point["batch_stats"], images)
 
         zeroth, first, batch_stats = self._expand(evaluate, point["params"], displacement)
         return point["zeroth"] * zeroth + first, {**point, "batch_stats": batch_stats}

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,15 @@ class Network:
     execution: Execution
     frozen_batch_norm: bool = False
     mixed_precision: bool = False
+
+    def in_forward_mode(self) -> "Network":
+        """The same network with forward-mode derivatives (`jax.jvp`), and reverse-mode derivatives of those.
+
+        On a CPU, the network itself may have reverse mode alone, and this one no reverse mode alone.
+        """
+        if getattr(self.module, "convolution", None) != "columns":
+            return self
+        return replace(self, module=self.module.clone(convolution="columns in forward"))
 
     def init(self, key: jax.Array, images: jax.Array) -> tuple[Params, BatchStats]:
         """Parameters drawn from ``key``; unless frozen, batch-norm statistics of one training pass over ``images``."""
@@ -88,20 +97,12 @@ class Network:
         return names
 
 
-def build(
-    spec: Mapping[str, Any],
-    classes: int,
-    execution: Execution,
-    *,
-    forward_mode: bool = False,
-    mixed_precision: bool = False,
-) -> Network:
+def build(spec: Mapping[str, Any], classes: int, execution: Execution, *, mixed_precision: bool = False) -> Network:
     """Network of a model's settings: ``architecture`` (as in the schema), its sizes, and ``batch_norm`` if frozen.
 
-    Only with ``forward_mode`` does it have forward-mode derivatives (`jax.jvp`) on every device; on a CPU, it is slower
-    then.
+    For reverse-mode derivatives; for others see `Network.in_forward_mode`.
     """
-    convolution = execution.convolution if forward_mode else execution.reverse_convolution
+    convolution = execution.convolution
     module: nn.Module
     match spec["architecture"]:
         case "resnet":
