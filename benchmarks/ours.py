@@ -8,7 +8,7 @@ from typing import Any
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "src"))
 
-from robust_tangents.process import keep_memory, share_memory, use_avx512
+from robust_tangents.process import keep_memory, use_avx512
 
 use_avx512()
 
@@ -114,7 +114,6 @@ def measures(count: int = 500, checkpoints: int = 20):
 
 if __name__ == "__main__":
     keep_memory()
-    share_memory()
     everything = problem(Path(sys.argv[1]))
     large, small, budget = Given(everything["32x32"]), Given(everything["8x8"]), int(everything["budget"])
     size = MATMUL[jax.default_backend()]

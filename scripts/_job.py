@@ -128,10 +128,12 @@ def _terminate(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)  # an exception, so that temporary files are removed on the way out
 
 
-def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser) -> None:
-    """Parse, log, run; a user's error is one line and status 1."""
+def run(
+    main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser, *, one_heap: bool = True
+) -> None:
+    """Parse, log, run; a user's error is one line and status 1. ``one_heap`` as in `keep_memory`."""
     options = arguments.parse_args()
-    keep_memory()
+    keep_memory(one_heap)
     signal.signal(signal.SIGTERM, _terminate)
     name = Path(sys.argv[0]).stem
     logging.raiseExceptions = False  # where a log cannot be written, neither can a result, which is said once

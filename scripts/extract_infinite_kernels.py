@@ -27,4 +27,4 @@ if __name__ == "__main__":
     parser = _job.parser(__doc__)
     parser.add_argument("--data", required=True, help="data artefact")
     parser.add_argument("--out", required=True, help="infinite kernels artefact to write")
-    _job.run(main, parser)
+    _job.run(main, parser, one_heap=False)  # with one, it takes 3.9 GB instead of 2.3

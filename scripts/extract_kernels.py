@@ -9,12 +9,10 @@ from jax.tree_util import Partial
 from robust_tangents import checkpoints, execution, models, randomness, storage
 from robust_tangents.attacks import Attack, pgd
 from robust_tangents.kernels import empirical_kernels
-from robust_tangents.process import share_memory
 from robust_tangents.training import as_float
 
 
 def main(options) -> None:
-    share_memory()
     spec = options.spec
     result: dict[str, dict] = {}
     # The library computes kernels at this precision anyway; set here as well, it is recorded in the artefact.
