@@ -3,7 +3,8 @@
 A side is a process that prepares tasks and runs them when told, so that two sides, each in its own environment, can
 take turns. It reads one JSON object per line and answers with one: {"prepare": task} is answered when the task has
 been set up, compiled and run once, or with {"missing": package}; {"run": task} with {"seconds": …, "resident_mb": …},
-the second the largest memory of the process so far; {"save": task, "path": …} writes the last result.
+the mean of as many runs as begin within a second, and the largest memory of the process so far;
+{"save": task, "path": …} writes the last result.
 """
 
 import json
@@ -54,9 +55,11 @@ def converse(tasks: Mapping[str, Callable[[], Callable[[], Any]]]) -> None:
             else:
                 results[order["prepare"]] = prepared[order["prepare"]]()
         elif "run" in order:
-            begin = time.perf_counter()
-            results[order["run"]] = prepared[order["run"]]()
-            answer["seconds"] = time.perf_counter() - begin
+            begin, count = time.perf_counter(), 0
+            while count == 0 or time.perf_counter() - begin < 1:
+                results[order["run"]] = prepared[order["run"]]()
+                count += 1
+            answer["seconds"] = (time.perf_counter() - begin) / count
             answer["resident_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         else:
             np.save(order["path"], np.asarray(results[order["save"]]))
