@@ -8,10 +8,6 @@ from typing import Any
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "src"))
 
-from robust_tangents.process import keep_memory, use_avx512
-
-use_avx512()
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +18,7 @@ from robust_tangents import execution, kernel_measures, models
 from robust_tangents.attacks import Attack, pgd
 from robust_tangents.kernels import Kind, empirical_kernels
 from robust_tangents.linearization import Expansion
+from robust_tangents.memory import keep_memory
 from robust_tangents.training import State, Trainer
 
 SGD = {"batch_size": 128, "learning_rate": [[0, 0.01]], "momentum": 0.9, "weight_decay": 0}

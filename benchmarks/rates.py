@@ -28,7 +28,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from robust_tangents.process import keep_memory  # noqa: E402
+from robust_tangents.memory import keep_memory  # noqa: E402
 
 RESNET18 = {"architecture": "resnet", "blocks": [2, 2, 2, 2]}
 # Model, image shape, batch size; the first two are those of the default study, narrow at 32×32 those of cifar10_cpu.

@@ -65,12 +65,9 @@ _threads.add_argument("--threads", type=int, help="CPU threads to keep to (defau
 if (_wanted := _threads.parse_known_args()[0].threads) is not None:
     _keep_to_threads(_wanted)
 
-from robust_tangents.process import keep_memory, use_avx512
-
-use_avx512()
-
 from robust_tangents import storage
 from robust_tangents.errors import InputError
+from robust_tangents.memory import keep_memory
 
 log = logging.getLogger("robust_tangents")
 

@@ -1,31 +1,8 @@
-"""How a process uses memory and the processor; to be said at its start.
-
-Imports neither NumPy nor JAX, so that it can be said before them.
-"""
+"""How a process gets its memory, where its C library is glibc; to be said at the start of a process."""
 
 import ctypes
-import os
-from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MOST_HEAPS = -1, -3, -8
-
-
-# All that OpenBLAS's kernels of this name use.
-_AVX512 = {f"avx512{part}" for part in ("f", "cd", "bw", "dq", "vl")}
-
-
-def use_avx512(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Let OpenBLAS use AVX-512 on AMD's processors; before NumPy is imported.
-
-    OpenBLAS knows processors by their models, and takes AMD's newer ones for some without it; kernels' products of
-    gradients take 1.6 times as long then. What the user has set in the environment stays.
-    """
-    try:
-        words = set(cpuinfo.read_text().split())
-    except OSError:  # not a Linux
-        return
-    if "AuthenticAMD" in words and words >= _AVX512:
-        os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
 
 
 def _set(parameter: int, value: int) -> None:
