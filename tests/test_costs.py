@@ -11,8 +11,9 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from robust_tangents import costs, datasets, execution, models, operations, plans
+from robust_tangents import costs, datasets, models, operations, plans
 from robust_tangents.costs import Cost
+from robust_tangents.execution import Execution
 from robust_tangents.models.layers import BatchNorm, Conv
 from robust_tangents.operations import Layer
 from robust_tangents.plans import Job
@@ -34,7 +35,7 @@ DATA = costs.Data(1300, 400, (8, 8, 1), 4, 10)
 @pytest.mark.parametrize("shape", [(8, 8, 1), (13, 13, 3)])
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_are_those_of_the_network(name, shape):
-    network = models.build(MODELS[name], 10, execution.choose(shape, MODELS[name]))
+    network = models.build(MODELS[name], 10, Execution("xla", compiled_loops=True))
     seen, norms = [], []
 
     def observe(call, args, kwargs, context):
@@ -58,8 +59,8 @@ def test_layers_are_those_of_the_network(name, shape):
 
 
 def test_multiply_adds_are_those_of_the_compiled_network():
-    model, shape = {"architecture": "cnn", "widths": [8, 8]}, (20, 20, 3)  # large enough for XLA's convolution
-    network = models.build(model, 10, execution.choose(shape, model))
+    model, shape = {"architecture": "cnn", "widths": [8, 8]}, (20, 20, 3)
+    network = models.build(model, 10, Execution("xla", compiled_loops=True))
     params, stats = network.init(jax.random.key(0), jnp.zeros((1, *shape)))
     analysis: Any = jax.jit(network.logits).lower(params, stats, jnp.zeros((1, *shape))).compile().cost_analysis()
     # Windows at the border are cut, and XLA counts the rest of the network as well.

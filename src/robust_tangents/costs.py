@@ -64,23 +64,22 @@ _MULTIPLIED = {
     "network": {_FORWARD: 1, _ATTACK: 2, _TRAINING: 3},
     "expansion": {_FORWARD: 3, _ATTACK: 6, _TRAINING: 5},
 }
-# Forward multiply-adds a second of each pass, on images up to 16×16 (products of rows) and on larger ones. There, each
-# value written takes time as well, which is most of it in narrow networks.
+# Forward multiply-adds a second of each pass, of very small networks, whose loops are compiled, and of others. There,
+# each value written takes time as well, which is a good part of it in narrow networks.
 _RATES = {
     "small": {
-        "network": {_FORWARD: 14e9, _ATTACK: 11e9, _TRAINING: 5.5e9},
-        "expansion": {_FORWARD: 6.5e9, _ATTACK: 3.6e9, _TRAINING: 3.8e9},
+        "network": {_FORWARD: 25e9, _ATTACK: 19e9, _TRAINING: 7.4e9},
+        "expansion": {_FORWARD: 9.9e9, _ATTACK: 6.2e9, _TRAINING: 6.1e9},
     },
     "large": {
-        "network": {_FORWARD: 38e9, _ATTACK: 16e9, _TRAINING: 12e9},
-        "expansion": {_FORWARD: 12e9, _ATTACK: 5.9e9, _TRAINING: 5.3e9},
+        "network": {_FORWARD: 120e9, _ATTACK: 60e9, _TRAINING: 32e9},
+        "expansion": {_FORWARD: 38e9, _ATTACK: 21e9, _TRAINING: 21e9},
     },
 }
 _SECONDS_PER_VALUE = {
-    "network": {_FORWARD: 2.5e-9, _ATTACK: 7e-9, _TRAINING: 12e-9},
-    "expansion": {_FORWARD: 7e-9, _ATTACK: 14e-9, _TRAINING: 15e-9},
+    "network": {_FORWARD: 0.5e-9, _ATTACK: 1.7e-9, _TRAINING: 3.5e-9},
+    "expansion": {_FORWARD: 1.4e-9, _ATTACK: 4.4e-9, _TRAINING: 4.4e-9},
 }
-_SMALL_UP_TO = 16
 # Products of gradients in float32 and of matrices in float64, and n³ of eigenvalues of (n, n).
 _PRODUCTS, _DOUBLE_PRODUCTS, _EIGENVALUES = 12e9, 6e9, 6e9
 # Start of a job that uses JAX, and compilation per layer of a network and program.
@@ -149,7 +148,7 @@ class _Engine:
     def __init__(self, model: Spec, data: Data, expansion: bool = False):
         self.network = _cached_network(_frozen(model), data.classes, data.shape)
         kind = "expansion" if expansion else "network"
-        small = max(data.shape[:2]) <= _SMALL_UP_TO
+        small = operations.very_small(self.network, data.shape)
         rates = _RATES["small" if small else "large"][kind]
 
         def seconds(work: str) -> float:

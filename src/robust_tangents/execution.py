@@ -17,9 +17,6 @@ from robust_tangents import operations
 # See `robust_tangents.models.layers.Conv`.
 Convolution = Literal["xla", "rows", "columns", "columns in forward"]
 
-# Multiply-adds of a forward pass of one image up to which loops are compiled on a CPU: there a step from Python, half a
-# millisecond, is a good part of an attack step. Products of rows are slow on images larger than the others.
-_COMPILED_UP_TO, _ROWS_UP_TO = 5e5, 16
 # Images whose activations stay in a core's cache; 16 to 64 are as good (networks of widths 8 to 64 at 32×32).
 _PART = 32
 _PART_PIXELS = _PART * 32 * 32
@@ -143,7 +140,6 @@ def choose(image_shape: Sequence[int], model: Mapping[str, Any], backend: str | 
     """
     if (backend or jax.default_backend()) != "cpu":
         return Execution("xla", compiled_loops=True, on_cpu=False)
-    work = operations.network(model, 1, image_shape).multiply_adds
-    if work <= _COMPILED_UP_TO and max(image_shape[:2]) <= _ROWS_UP_TO:
+    if operations.very_small(operations.network(model, 1, image_shape), image_shape):
         return Execution("rows", compiled_loops=True)
     return Execution("columns", compiled_loops=False)

@@ -128,6 +128,14 @@ def network(model: Spec, classes: int, shape: Sequence[int]) -> Network:
     return walk.done()
 
 
+def very_small(network: Network, shape: Sequence[int]) -> bool:
+    """Whether a step from Python, half a millisecond, is a good part of an attack step of a batch on a CPU.
+
+    Loops are compiled there, which needs products of rows; those are slow on images larger than 16×16.
+    """
+    return network.multiply_adds <= 5e5 and max(shape[:2]) <= 16
+
+
 def _block(walk: _Walk, features: int, stride: int, after: bool) -> None:
     """A residual block; where its shape changes, the shortcut is a convolution, too."""
     if not after:
