@@ -3,6 +3,7 @@
 import _job
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -109,8 +110,8 @@ def main(options) -> None:
             inputs["previous"] = previous.checksum
         # The same networks for all seeds, so that they share compiled programs.
         shape = data["train/images"].shape[1:]
-        build = partial(models.build, spec["model"], len(data["class_names"]), execution.choose(shape, spec["model"]))
-        network, trained = build(), build(mixed_precision=spec["precision"] == "mixed")
+        network = models.build(spec["model"], len(data["class_names"]), execution.choose(shape, spec["model"]))
+        trained = replace(network, mixed_precision=spec["precision"] == "mixed")
         result = {f"seed{seed}": train_seed(network, trained, seed, spec, data, previous) for seed in spec["seeds"]}
     storage.write(options.out, kind="segment", data=result, spec=spec, inputs=inputs)
 

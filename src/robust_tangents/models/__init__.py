@@ -97,7 +97,7 @@ class Network:
         return names
 
 
-def build(spec: Mapping[str, Any], classes: int, execution: Execution, *, mixed_precision: bool = False) -> Network:
+def build(spec: Mapping[str, Any], classes: int, execution: Execution) -> Network:
     """Network of a model's settings: ``architecture`` (as in the schema), its sizes, and ``batch_norm`` if frozen.
 
     For reverse-mode derivatives; for others see `Network.in_forward_mode`.
@@ -119,7 +119,7 @@ def build(spec: Mapping[str, Any], classes: int, execution: Execution, *, mixed_
         case other:
             raise ValueError(f"no architecture {other!r}")
     frozen = spec.get("batch_norm") == "frozen"
-    return Network(module, classes, execution, frozen_batch_norm=frozen, mixed_precision=mixed_precision)
+    return Network(module, classes, execution, frozen_batch_norm=frozen)
 
 
 def parameter_count(network: Network, image_shape: Sequence[int]) -> int:

@@ -104,8 +104,8 @@ def _tangents(stride: int, primals: tuple, tangents: tuple) -> tuple[jax.Array, 
 def _by_columns(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """The same, with neighbouring columns of the result as if they were features of one.
 
-    Some weights are zero then, but XLA leaves convolutions of up to 16 channels to code that is two to six times slower
-    than what it has for more.
+    Some weights are zero then, but XLA leaves convolutions of up to 16 channels to slower code than what it has for
+    more: with the zeros it still takes half to a quarter of the time.
     """
     size, _, channels, features = kernel.shape
     count, height, width, _ = x.shape
@@ -128,7 +128,7 @@ def _weight_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int) 
     """∂/∂kernel (size, size, C_in, C_out) from ∂/∂y, a few images at a time.
 
     Σ x[r + i, c + j] ∂/∂y[r, c] for all i and j is one product of x, shifted by j columns, and ∂/∂y, shifted by i rows:
-    of fewer and wider values than patches of x have. XLA's own takes two (AVX-512) to ten (AVX2) times as long
+    of fewer and wider values than patches of x have. XLA's own takes 0.9 to 1.7 times as long on a CPU with AVX-512
     (`benchmarks/rates.py convolutions`).
     """
     count, height, width, channels = x.shape
