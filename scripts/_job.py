@@ -1,12 +1,13 @@
 """What every script needs around its work; import it before anything else.
 
-Puts the library on the path (instead of this folder, whose inspect.py would hide Python's own), fixes the number of
+Puts the library on the path (and this folder last, because its inspect.py would hide Python's own), fixes the number of
 threads before JAX starts, and gives `parser`, `run` and `progress`.
 """
 
 import os
 import sys
 
+sys.path.append(sys.path[0])
 sys.path[0] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "src")
 
 import argparse
@@ -27,9 +28,10 @@ os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.getcwd(), ".jax-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_THREEFRY_PARTITIONABLE", "1")
+QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false "
 if version("jaxlib").startswith("0.10."):  # a process with a flag that its XLA does not know stops
-    # Compiling on a CPU takes a third less time, and the programs are as fast.
-    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false " + os.environ.get("XLA_FLAGS", "")
+    # Compiling on a CPU takes a third less time, and the programs of very small networks are as fast.
+    os.environ["XLA_FLAGS"] = QUICK_COMPILATION + os.environ.get("XLA_FLAGS", "")
 
 _held: list[Any] = []  # open lock files; closed, and so released, when the process ends
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from robust_tangents import checkpoints, execution, models, randomness, storage
+import _network
+from robust_tangents import checkpoints, randomness, storage
 from robust_tangents.attacks import Attack, pgd
 from robust_tangents.kernels import empirical_kernels
 from robust_tangents.training import as_float
@@ -21,10 +22,9 @@ def main(options) -> None:
         jobs = [(seed, epoch) for seed in spec["seeds"] for epoch in spec["epochs"]]
         for seed, epoch in _job.progress(jobs, "kernels"):
             points = subset[f"seed{seed}/first" if spec["attack"] and epoch == 0 else f"seed{seed}"]
-            images, labels = as_float(jnp.asarray(points["images"])), points["labels"]
-            network = models.build(
-                spec["model"], int(labels.max()) + 1, execution.choose(images.shape[1:], spec["model"])
-            )
+            images, labels = points["images"], points["labels"]
+            network = _network.build(spec["model"], int(labels.max()) + 1, images.shape[1:])
+            images = as_float(jnp.asarray(images))
             state = checkpoints.load(segment, seed, epoch)
             if spec["attack"] and epoch > 0:
                 predict, key = Partial(network.logits, *state), randomness.key(spec["study_seed"], seed, "evaluation")

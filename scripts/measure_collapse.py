@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from robust_tangents import checkpoints, collapse, execution, models, randomness, storage, subsets
+import _network
+from robust_tangents import checkpoints, collapse, randomness, storage, subsets
 from robust_tangents.attacks import Attack
 from robust_tangents.collapse import Centres
 from robust_tangents.evaluation import attacked
@@ -32,9 +33,7 @@ class Collapse:
     def __init__(self, spec: dict, data: storage.Artefact, segment: storage.Artefact):
         self.spec, self.data, self.segment = spec, data, segment
         self.classes = len(data["class_names"])
-        self.network = models.build(
-            spec["model"], self.classes, execution.choose(data["train/images"].shape[1:], spec["model"])
-        )
+        self.network = _network.build(spec["model"], self.classes, data["train/images"].shape[1:])
         self.attack = Attack.of(spec["attack"])
         self.names: list[str] = []
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from robust_tangents import checkpoints, eigenattacks, execution, kernel_features, models, randomness, storage
+import _network
+from robust_tangents import checkpoints, eigenattacks, kernel_features, models, randomness, storage
 from robust_tangents.attacks import Attack, pgd
 from robust_tangents.evaluation import spread
 from robust_tangents.linearization import Expansion
@@ -64,7 +65,7 @@ def main(options) -> None:
         of_networks = _job.open_networks(options.network, files)
         inputs |= {"data": data.checksum, "subset": subset.checksum}
         classes = len(data["class_names"])
-        network = models.build(spec["model"], classes, execution.choose(data["test/images"].shape[1:], spec["model"]))
+        network = _network.build(spec["model"], classes, data["test/images"].shape[1:])
         model = Expansion(network)
         for seed in _job.progress(spec["seeds"], "seeds"):
             states = {}

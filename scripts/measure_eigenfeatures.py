@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from robust_tangents import checkpoints, eigenattacks, evaluation, execution, models, randomness, storage, subsets
+import _network
+from robust_tangents import checkpoints, eigenattacks, evaluation, randomness, storage, subsets
 from robust_tangents.attacks import Attack
 from robust_tangents.linearization import Expansion
 from robust_tangents.training import as_float
@@ -39,7 +40,7 @@ def main(options) -> None:
         # Opening a file verifies its header, which takes as long as the work on one network: once for all of them.
         of_networks = _job.open_networks(options.network, files)
         classes = len(data["class_names"])
-        network = models.build(spec["model"], classes, execution.choose(data["test/images"].shape[1:], spec["model"]))
+        network = _network.build(spec["model"], classes, data["test/images"].shape[1:])
         model = Expansion(network)
 
         for seed in spec["seeds"]:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from robust_tangents import checkpoints, execution, models, randomness, storage
+import _network
+from robust_tangents import checkpoints, models, randomness, storage
 from robust_tangents.attack_checks import stronger_than_white_box
 from robust_tangents.attacks import Attack
 from robust_tangents.errors import InputError
@@ -57,10 +58,8 @@ def main(options) -> None:
             return opened[path]
 
         data = read(options.data, "data")
+        network = _network.build(spec["model"], len(data["class_names"]), data["test/images"].shape[1:])
         images, labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
-        network = models.build(
-            spec["model"], len(data["class_names"]), execution.choose(images.shape[1:], spec["model"])
-        )
         # Made once: predictors share compiled programs if they are methods of one object.
         variants = {name: Expansion.of(network, name, spec["batch_norm"]) for name in spec["variants"]}
         batch_size = at_once(len(labels), spec["batch_size"])

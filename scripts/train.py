@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from robust_tangents import checkpoints, execution, models, randomness, storage, subsets
+import _network
+from robust_tangents import checkpoints, models, randomness, storage, subsets
 from robust_tangents.evaluation import Robustness, at_once, robustness
 from robust_tangents.training import State, Trainer, as_float
 
@@ -109,8 +110,7 @@ def main(options) -> None:
             previous = stack.enter_context(storage.read(options.previous, "segment"))
             inputs["previous"] = previous.checksum
         # The same networks for all seeds, so that they share compiled programs.
-        shape = data["train/images"].shape[1:]
-        network = models.build(spec["model"], len(data["class_names"]), execution.choose(shape, spec["model"]))
+        network = _network.build(spec["model"], len(data["class_names"]), data["train/images"].shape[1:])
         trained = replace(network, mixed_precision=spec["precision"] == "mixed")
         result = {f"seed{seed}": train_seed(network, trained, seed, spec, data, previous) for seed in spec["seeds"]}
     storage.write(options.out, kind="segment", data=result, spec=spec, inputs=inputs)

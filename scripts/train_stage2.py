@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from robust_tangents import checkpoints, execution, models, randomness, storage
+import _network
+from robust_tangents import checkpoints, models, randomness, storage
 from robust_tangents.evaluation import Robustness, at_once, robustness
 from robust_tangents.linearization import Expansion, is_centered
 from robust_tangents.training import State, Trainer, as_float
@@ -20,11 +21,10 @@ class Stage2:
 
     def __init__(self, spec: dict, data: storage.Artefact):
         self.spec = spec
+        self.network = _network.build(spec["model"], len(data["class_names"]), data["train/images"].shape[1:])
         self.images, self.labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
         self.test_images, self.test_labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
         self.batch_size = at_once(len(self.test_labels), spec["training"]["batch_size"])
-        shape = self.images.shape[1:]
-        self.network = models.build(spec["model"], len(data["class_names"]), execution.choose(shape, spec["model"]))
         self.models = {v: Expansion.of(self.network, v, spec["batch_norm"]) for v in spec["variants"]}
 
     def take(self, seed: int) -> None:

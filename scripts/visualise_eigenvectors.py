@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robust_tangents import checkpoints, eigenvectors, execution, models, storage
+import _network
+from robust_tangents import checkpoints, eigenvectors, storage
 from robust_tangents.errors import InputError
 from robust_tangents.training import as_float
 
 
-def visualise(spec: dict, segment, kernels, seed: int, epoch: float, points: jax.Array, labels: np.ndarray) -> dict:
+def visualise(spec: dict, segment, kernels, seed: int, epoch: float, points: np.ndarray, labels: np.ndarray) -> dict:
     """Images of one network: those of every direction, the cosines reached, eigenvalues and smoothness."""
     c = spec["class"]
     class_kernels = kernels[f"seed{seed}/{epoch:g}/class"]
@@ -22,11 +23,11 @@ def visualise(spec: dict, segment, kernels, seed: int, epoch: float, points: jax
         raise InputError(f"configuration: class: {c} is beyond the last class, {len(class_kernels) - 1}")
     if not np.array_equal(labels, kernels[f"seed{seed}/labels"]):
         raise InputError(f"{kernels.path}: is not of the points of the subset")
-    network = models.build(spec["model"], len(class_kernels), execution.choose(points.shape[1:], spec["model"]))
+    network = _network.build(spec["model"], len(class_kernels), points.shape[1:])
     state = checkpoints.load(segment, seed, epoch)
     _, rows, signs = eigenvectors.panels(spec["eigenvectors"])
     eigenvalues, weights = eigenvectors.point_weights(class_kernels[c], labels, c, spec["eigenvectors"])
-    vectors = eigenvectors.directions(network, *state, points, c, weights)
+    vectors = eigenvectors.directions(network, *state, jnp.asarray(points), c, weights)
     images, cosines, trajectory = eigenvectors.maximise_cosine(
         network,
         *state,
@@ -57,10 +58,10 @@ def main(options) -> None:
         for label, epoch, segment, kernels in _job.progress(_job.open_networks(options.network, files), "networks"):
             inputs |= {f"{label}/segment": segment.checksum, f"{label}/kernels": kernels.checksum}
             for seed in spec["seeds"]:
-                points = as_float(jnp.asarray(subset[f"seed{seed}/images"]))
+                points = as_float(subset[f"seed{seed}/images"])
                 labels = subset[f"seed{seed}/labels"]
                 # Of the class itself, to compare with.
-                natural = np.asarray(points)[labels == spec["class"]]
+                natural = points[labels == spec["class"]]
                 made = visualise(spec, segment, kernels, seed, epoch, points, labels)
                 made["natural_low_frequency_share"] = eigenvectors.low_frequency_share(natural).mean()
                 result.setdefault(f"seed{seed}", {})[label] = made

@@ -1,6 +1,8 @@
 """Networks have the sizes, initialisation, batch norm and features of the papers' ones, whichever way they convolve."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import ROOT
 from flax import linen as nn
 
 from robust_tangents import models
@@ -553,3 +556,12 @@ def test_mixed_precision_rounds_what_layers_pass_on_and_nothing_that_is_kept(spe
     *layers, last = re.findall(r"stablehlo\.(?:dot_general|convolution).*-> tensor<\S*x(\w+)>", program)
     assert set(layers) == {"bf16"}
     assert last == "f32"
+
+
+@pytest.mark.skipif(not jax.__version__.startswith("0.10."), reason="jobs give this flag to the locked JAX alone")
+@pytest.mark.parametrize(("size", "quick"), [(8, True), (32, False)])
+def test_jobs_compile_very_small_networks_without_fusion_emitters(size, quick):
+    model = {"architecture": "resnet", "blocks": [1, 1, 1, 1], "width": 8}
+    code = f"import os, _network; _network.build({model}, 10, ({size}, {size}, 1)); print(os.environ['XLA_FLAGS'])"
+    flags = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT / "scripts", text=True)
+    assert ("--xla_cpu_use_fusion_emitters=false" in flags) == quick
