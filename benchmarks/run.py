@@ -55,6 +55,7 @@ class Row:
     theirs: dict[str, float]  # task: what its time is multiplied by to stand for the same work
     goal: float
     compare: str = "all"  # what of the results is equal: all, corner (a block), attack (images, all but some pixels)
+    one_core: bool = False  # both sides on the same one, as the workflow's jobs work
 
 
 def upper_blocks(count: int, size: int) -> float:
@@ -101,6 +102,14 @@ ROWS = [
     Row(
         "training gradient, 8×8 / PyTorch, best layout", "gradient 8x8", "torch", layouts("gradient 8x8"), 1.0,
     ),
+    *(
+        Row(f"{work}, one core / PyTorch, best layout", ours, "torch", layouts(theirs), goal, kind, one_core=True)
+        for work, ours, theirs, goal, kind in (
+            ("training gradient, 32×32", "gradient", "gradient 32x32", 0.8, "all"),
+            ("training gradient, 8×8", "gradient 8x8", "gradient 8x8", 1.0, "all"),
+            ("PGD-20, 32×32", "pgd 32x32", "pgd 32x32", 1.0, "attack"),
+        )
+    ),
     Row("adversarial epoch, PGD-10 / the authors' loop in JAX", "epoch", "authors' loop", {"epoch": 1.0}, 1.1),
     Row("adversarial epoch, PGD-10 / PyTorch loop, best layout", "epoch", "torch", layouts("epoch 32x32"), 1.0),
 ]  # fmt: skip
@@ -109,10 +118,12 @@ ROWS = [
 class Side:
     """A process that holds prepared tasks."""
 
-    def __init__(self, name: str, interpreter: str | Path, script: str, problem: Path):
+    def __init__(self, name: str, interpreter: str | Path, script: str, problem: Path, one_core: bool = False):
         command = [str(interpreter), str(Path(__file__).with_name(script)), str(problem)]
         self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if one_core:  # before it has counted them
+            os.sched_setaffinity(self.process.pid, [min(os.sched_getaffinity(0))])
 
     def ask(self, **order: str) -> dict[str, Any]:
         assert self.process.stdin
@@ -201,10 +212,9 @@ def difference(kind: str, ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def compare(
-    row: Row, sides: dict[str, Side], rounds: int, folder: Path, wrong: dict[str, Callable[[np.ndarray], float]]
+    row: Row, ours: Side, peer: Side, rounds: int, folder: Path, wrong: dict[str, Callable[[np.ndarray], float]]
 ) -> dict[str, Any]:
     """Prepare both sides, let them take turns, and keep the peer's fastest task."""
-    ours, peer = sides["ours"], sides[row.side]
     for task in row.theirs:
         if package := peer.prepare(task):
             return {"row": row.name, "missing": package}
@@ -333,20 +343,32 @@ def main() -> None:
         environments = SIDES | {"torch": (options.torch, SIDES["torch"][1])}
         there = {name: side for name, side in environments.items() if Path(side[0]).exists()}
         rows = [row for row in ROWS if options.only in row.name and not (options.brief and "8×8" in row.name)]
-        needed = {"ours", *(row.side for row in rows)} & there.keys()
-        sides = {name: Side(name, there[name][0], there[name][1], problem) for name in needed}
+        if not (hasattr(os, "sched_setaffinity") and jax.default_backend() == "cpu"):
+            rows = [row for row in rows if not row.one_core]
+
+        sides: dict[tuple[str, bool], Side] = {}
+
+        def side(name: str, one_core: bool = False) -> Side:
+            if (name, one_core) not in sides:
+                interpreter, script = there[name]
+                sides[name, one_core] = Side(name, interpreter, script, problem, one_core)
+            return sides[name, one_core]
+
         comparisons = []
         for row in tqdm(rows, file=sys.stderr):
-            missing = {"row": row.name, "missing": environments[row.side][0]}
-            found = compare(row, sides, options.rounds, Path(folder), wrong) if row.side in there else missing
+            if row.side in there:
+                pair = side("ours", row.one_core), side(row.side, row.one_core)
+                found = compare(row, *pair, options.rounds, Path(folder), wrong)
+            else:
+                found = {"row": row.name, "missing": environments[row.side][0]}
             comparisons.append(found)
             tqdm.write(as_row(found), file=sys.stderr)  # so that a run that is cut short leaves something
         limits = []
         if not options.only:
             sizes = [""] if options.brief else ["", " 8x8"]
-            limits = own_limits(sides["ours"], options.rounds, options.width, options.points, sizes)
-        for side in sides.values():
-            side.close()
+            limits = own_limits(side("ours"), options.rounds, options.width, options.points, sizes)
+        for started in sides.values():
+            started.close()
         if limits and not options.brief:
             limits += growth(problem, options.width, budget, limits[0]["value"] * 1e9 / 2)
     settings = {key: getattr(options, key) for key in ("width", "rounds", "budget_gib")}
