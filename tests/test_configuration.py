@@ -720,3 +720,10 @@ def test_figures_of_collapse_name_network_and_radius_in_their_title():
     study = Study(with_collapse(("attacks.test", {"epsilon": 128, "steps": 10, "norm": "l2"})))
     assert study.collapse_title(study.figures["su_standard"]["rows"][0]) == "Digits, resnet, ℓ2 ε = 128/255"
     assert study.about("su_standard")["attacks"] == "test: PGD-10 in the ℓ2 ball of radius 128/255"
+
+
+def test_titles_name_the_classes_that_are_kept():
+    pair = {"source": "cifar10", "classes": [0, 9]}
+    study = Study(changed(("data.pair", pair), ("data.some", {"source": "digits", "classes": [3, 8]})))
+    assert study.title_of_data(["pair"]) == "CIFAR-10 (airplane, truck)"
+    assert study.title_of_data(["pair", "some"]) == "CIFAR-10 (airplane, truck), Digits (3, 8)"

@@ -552,9 +552,10 @@ class Study:
     def title_of_data(self, names: Iterable[str]) -> str:
         """Data sets, as a title: their source, and the classes where only some are kept."""
         kept = [self.config["data"][name] for name in names]
+        sources = [(SOURCES[data["source"]], data["classes"] or ()) for data in kept]
         titles = {
-            SOURCES[data["source"]].title + (f" ({', '.join(map(str, data['classes']))})" if data["classes"] else "")
-            for data in kept
+            source.title + (f" ({', '.join(map(source.named, classes))})" if classes else "")
+            for source, classes in sources
         }
         return ", ".join(sorted(titles))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from robust_tangents.data_sources import SOURCES
 from robust_tangents.datasets.sources import Part, check_labels, fetch_or_find, read_bytes, unpacked
 from robust_tangents.downloads import DOWNLOADS, Download
 from robust_tangents.errors import InputError
@@ -38,7 +39,7 @@ _CIFAR10 = _CifarFormat(
     ("test_batch.bin",),
     "batches.meta.txt",
     1,
-    ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    SOURCES["cifar10"].class_names,
 )
 _FINE_NAMES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
