@@ -48,9 +48,8 @@ def attack(given: Given, steps: int, batch: int = 128):
     predict = Partial(given.network.logits, given.params, given.batch_stats)
     settings = Attack(8 / 255, 2 / 255, steps, random_start=False)
     execute = given.network.execution
-    run = jax.jit(pgd, static_argnames="execution") if execute.compiled_loops else pgd
     x, y = given.images[:batch], given.labels[:batch]
-    return lambda: jax.block_until_ready(run(predict, x, y, jax.random.key(0), settings, execution=execute))
+    return lambda: jax.block_until_ready(pgd(predict, x, y, jax.random.key(0), settings, execute))
 
 
 def loss(model: Any, params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array) -> jax.Array:

@@ -87,7 +87,6 @@ def networks(names: list[str], rounds: int) -> None:
             predict = Partial(model.logits, *at)
             steps = 10 if network.execution.compiled_loops else 1
             attack = Attack(0.1, 0.01, steps, random_start=False)
-            compiled: Any = jax.jit(pgd, static_argnames="execution") if network.execution.compiled_loops else pgd
             sgd = {"objective": "standard", "batch_size": batch, "learning_rate": [[0, 0.01]], "momentum": 0.9,
                    "weight_decay": 0}  # fmt: skip
             batches = steps  # an epoch of several, where one compiled loop takes them all
@@ -97,7 +96,7 @@ def networks(names: list[str], rounds: int) -> None:
             works: dict[str, tuple[Callable[[], Any], int]] = {
                 "forward": (partial(forward, *at, x), 1),
                 "attack step": (
-                    partial(compiled, predict, x, y, jax.random.key(0), attack, execution=model.execution),
+                    partial(pgd, predict, x, y, jax.random.key(0), attack, model.execution),
                     steps,
                 ),
                 "training step": (

@@ -201,8 +201,17 @@ def test_stepped_and_compiled_attacks_agree(rng, predict, random_start):
     images, labels = images_of(rng, 8, 2, 2, 1), jnp.asarray(rng.integers(3, size=8))
     attack = Attack(0.2, 0.05, 7, random_start)
     stepped = pgd(predict, images, labels, KEY, attack, STEPPED)
-    compiled = jax.jit(pgd, static_argnames=("attack", "execution"))(predict, images, labels, KEY, attack, COMPILED)
+    compiled = pgd(predict, images, labels, KEY, attack, COMPILED)
     np.testing.assert_allclose(stepped, compiled, atol=1e-6)
+
+
+def test_attacks_on_predictors_of_one_kind_share_a_program(rng, predict, caplog):
+    images, labels = images_of(rng, 8, 2, 2, 1), jnp.asarray(rng.integers(3, size=8))
+    other = jax.tree.map(lambda leaf: leaf + 1, predict)
+    pgd(predict, images, labels, KEY, Attack(0.2, 0.05, 2, True), COMPILED)
+    with jax.log_compiles():
+        pgd(other, images, labels, KEY, Attack(0.1, 0.02, 3, True), COMPILED)
+    assert not [line for line in caplog.messages if "ompil" in line]
 
 
 def test_the_other_images_of_a_batch_do_not_matter(rng, predict):

@@ -132,12 +132,20 @@ def pgd(
     Source: Loo et al. 2022, section 2; authors' code (their start point, which adds the noise twice, is not kept).
         ℓ2 and targets: Su et al. 2023, authors' code.
     """
+    run = _compiled_pgd if execution.compiled_loops else _pgd
+    return run(predict, images, labels, key, attack, execution, coupled)
 
+
+def _pgd(predict, images, labels, key, attack, execution, coupled) -> jax.Array:
     def ascend(x: jax.Array, images: jax.Array, labels: jax.Array) -> jax.Array:
         return execution.loop(0, attack.steps, lambda _, x: _pgd_step(predict, x, images, labels, attack), x)
 
     x = attack.start(images, key)
     return ascend(x, images, labels) if coupled else execution.by_parts(ascend, x, images, labels)
+
+
+# A loop outside of a compiled program would be compiled again at every call.
+_compiled_pgd = partial(jax.jit, static_argnames=("execution", "coupled"))(_pgd)
 
 
 @jax.jit

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -68,10 +67,6 @@ def _survives(
     return _correct(predict, pgd(predict, images, labels, key, attack, execution), labels)
 
 
-_compiled_survives = partial(jax.jit, static_argnames="execution")(_survives)
-_compiled_pgd = partial(jax.jit, static_argnames="execution")(pgd)
-
-
 def robustness(
     predict: Predictor,
     images: jax.Array,
@@ -97,7 +92,6 @@ def robustness(
         ``half_steps_accuracy`` and ``half_epsilon_accuracy`` under PGD on the cross-entropy as set, with half the
         steps, and in half the ball. And 0 or 1 for each of `attack_checks.CHECKS`.
     """
-    run = _compiled_survives if execution.compiled_loops else _survives
     attack, count = settings.attack, len(labels)
     margin = replace(attack, on_margin=True, random_start=attack.random_start or settings.margin_restarts > 1)
     totals = dict.fromkeys(("accuracy", "robust_accuracy", "pgd_accuracy", "margin_accuracy", "zero_gradient"), 0.0)
@@ -105,10 +99,10 @@ def robustness(
     for batch, (rows, kept) in enumerate(spread(count, batch_size)):
         x, y, key_of_batch = as_float(images[rows]), labels[rows], jax.random.fold_in(key, batch)
         keys = [jax.random.fold_in(key_of_batch, start) for start in range(settings.margin_restarts + 1)]
-        pgd_survived = run(predict, x, y, keys[0], attack, execution=execution)[:kept]
+        pgd_survived = _survives(predict, x, y, keys[0], attack, execution)[:kept]
         margin_survived = jnp.ones(kept, bool)
         for restart in keys[1:]:
-            margin_survived &= run(predict, x, y, restart, margin, execution=execution)[:kept]
+            margin_survived &= _survives(predict, x, y, restart, margin, execution)[:kept]
         correct, without_gradient = _clean(predict, x, y)
         found = {
             "accuracy": correct[:kept],
@@ -126,9 +120,8 @@ def robustness(
             }
             checked["checked_accuracy"] = float(pgd_survived.mean())
             for name, weak in weaker.items():
-                checked[f"{name}_accuracy"] = float(
-                    run(predict, x, y, keys[0], weak, execution=execution)[:kept].mean()
-                )
+                survived = _survives(predict, x, y, keys[0], weak, execution)[:kept]
+                checked[f"{name}_accuracy"] = float(survived.mean())
             checked["checked_images"] = kept
     return {**totals, **checked, **failed_checks({**totals, **checked})}
 
@@ -154,13 +147,12 @@ def transfer_matrix(
     Attacked images stay floating-point numbers. The diagonal is the white-box ``pgd_accuracy`` of `robustness` with
     the same key and batches.
     """
-    run = _compiled_pgd if execution.compiled_loops else pgd
     correct = np.zeros((len(predictors), len(predictors)))
     for batch, (rows, kept) in enumerate(spread(len(labels), batch_size)):
         x, y = as_float(images[rows]), labels[rows]
         start = jax.random.fold_in(jax.random.fold_in(key, batch), 0)
         for source, predict in enumerate(predictors):
-            attacked = run(predict, x, y, start, attack, execution=execution)
+            attacked = pgd(predict, x, y, start, attack, execution)
             for target, other in enumerate(predictors):
                 correct[source, target] += float(_correct(other, attacked, y)[:kept].sum())
     return correct / len(labels)
@@ -176,10 +168,9 @@ def attacked(
     batch_size: int,
 ) -> np.ndarray:
     """All images (N, H, W, channels) under `attacks.pgd`, as float32 in [0, 1], kept outside the device."""
-    run = _compiled_pgd if execution.compiled_loops else pgd
     result = np.zeros(images.shape, np.float32)
     for batch, (rows, kept) in enumerate(spread(len(labels), batch_size)):
         x, y = as_float(images[rows]), labels[rows]
-        made = run(predict, x, y, jax.random.fold_in(key, batch), attack, execution=execution)
+        made = pgd(predict, x, y, jax.random.fold_in(key, batch), attack, execution)
         result[rows[:kept]] = made[:kept]
     return result
