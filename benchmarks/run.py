@@ -345,19 +345,12 @@ def main() -> None:
         rows = [row for row in ROWS if options.only in row.name and not (options.brief and "8×8" in row.name)]
         if not (hasattr(os, "sched_setaffinity") and jax.default_backend() == "cpu"):
             rows = [row for row in rows if not row.one_core]
-
-        sides: dict[tuple[str, bool], Side] = {}
-
-        def side(name: str, one_core: bool = False) -> Side:
-            if (name, one_core) not in sides:
-                interpreter, script = there[name]
-                sides[name, one_core] = Side(name, interpreter, script, problem, one_core)
-            return sides[name, one_core]
-
+        needed = {(name, row.one_core) for row in rows if row.side in there for name in ("ours", row.side)}
+        sides = {(name, one): Side(name, there[name][0], there[name][1], problem, one) for name, one in needed}
         comparisons = []
         for row in tqdm(rows, file=sys.stderr):
             if row.side in there:
-                pair = side("ours", row.one_core), side(row.side, row.one_core)
+                pair = sides["ours", row.one_core], sides[row.side, row.one_core]
                 found = compare(row, *pair, options.rounds, Path(folder), wrong)
             else:
                 found = {"row": row.name, "missing": environments[row.side][0]}
@@ -366,9 +359,9 @@ def main() -> None:
         limits = []
         if not options.only:
             sizes = [""] if options.brief else ["", " 8x8"]
-            limits = own_limits(side("ours"), options.rounds, options.width, options.points, sizes)
-        for started in sides.values():
-            started.close()
+            limits = own_limits(sides["ours", False], options.rounds, options.width, options.points, sizes)
+        for side in sides.values():
+            side.close()
         if limits and not options.brief:
             limits += growth(problem, options.width, budget, limits[0]["value"] * 1e9 / 2)
     settings = {key: getattr(options, key) for key in ("width", "rounds", "budget_gib")}
