@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
@@ -51,9 +52,11 @@ def main() -> None:
     place = f"{options.segment}/{options.seeds}.h5"
     with storage.read(results / "collapse" / options.collapse / place, "collapse") as measured:
         spec = measured.spec
-    [data] = (results / "data").glob("*.h5")
-    with storage.read(data, "data") as images, storage.read(results / "runs" / place, "segment") as segment:
-        job = Collapse(spec, images, segment)
+        made_from = measured.header["inputs"]["data"]
+    with ExitStack() as stack:
+        data = [stack.enter_context(storage.read(path, "data")) for path in (results / "data").glob("*.h5")]
+        [images] = [images for images in data if images.checksum == made_from]
+        job = Collapse(spec, images, stack.enter_context(storage.read(results / "runs" / place, "segment")))
         job.take(spec["seeds"][0])
         epoch = spec["epochs"][-1]
         sides: dict[str, Callable[[], object]] = {
