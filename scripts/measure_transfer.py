@@ -17,6 +17,7 @@ from robust_tangents.attack_checks import stronger_than_white_box
 from robust_tangents.attacks import Attack
 from robust_tangents.errors import InputError
 from robust_tangents.evaluation import at_once, transfer_matrix
+from robust_tangents.finite import require_finite
 from robust_tangents.linearization import Expansion, Variant, is_centered
 
 
@@ -41,6 +42,8 @@ def predictors(
             if name not in stage2:
                 raise InputError(f"{stage2.path}: holds no networks; set keep_networks for this second stage")
             kept = jax.tree.map(operator.itemgetter(row), stage2[name])
+            failure = f"{stage2.path}: the {variant} network of seed {seed} from epoch {epoch:g} diverged in training"
+            require_finite(failure, "lower the second stage's learning rate and train it again", **kept)
             _, point = model.start(parent[0], kept.get("batch_stats", {}), centered=is_centered(variant))
             result[variant, epoch] = Partial(model.logits, kept["displacement"], point)
     return result
