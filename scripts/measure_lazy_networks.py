@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from robust_tangents import infinite_kernels, kernel_features, lazy_networks, randomness, storage
-from robust_tangents.attacks import Attack, pgd
+from robust_tangents.attacks.pgd import Attack, pgd
 from robust_tangents.execution import Execution
 from robust_tangents.finite import require_finite
 

@@ -87,23 +87,23 @@ def penultimate(network: models.Network, state: State, images: jax.Array) -> jax
 
 def evaluator(network: models.Network, spec: dict, seed: int, data: storage.Artefact):
     """Function of (epoch, state) that gives `robustness` on training and test images, prefixed train_ and test_."""
-    settings = Robustness.of(spec["evaluation"]["attack"])
+    settings = Robustness.of(spec["evaluation"]["robustness"])
     parts = {}
     for part in ("train", "test"):
         images, labels = data[f"{part}/images"], data[f"{part}/labels"]
+        chosen = np.arange(len(labels))
         if points := spec["evaluation"]["points"]:
             rng = randomness.generator(spec["study_seed"], seed, "evaluation")
             chosen = subsets.class_balanced(labels, points // network.classes, rng)
-            images, labels = images[chosen], labels[chosen]
-        parts[part] = jnp.asarray(images), jnp.asarray(labels)
+        parts[part] = images[chosen], labels[chosen], chosen
 
     def evaluate(epoch: int, state: State) -> dict[str, float]:
         predict = Partial(network.logits, state.params, state.batch_stats)
         key = randomness.key(spec["study_seed"], seed, "evaluation", epoch)
         result: dict[str, float] = {}
-        for part, (images, labels) in parts.items():
+        for part, (images, labels, indices) in parts.items():
             batch_size = at_once(len(labels), spec["training"]["batch_size"])
-            found = robustness(predict, images, labels, key, settings, network.execution, batch_size)
+            found = robustness(predict, images, labels, key, settings, network.execution, batch_size, indices)
             result |= {f"{part}_{name}": value for name, value in found.items()}
         return result
 

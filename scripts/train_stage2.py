@@ -28,7 +28,7 @@ class Stage2:
         self.name, self.parent, self.spec = name, parent, spec
         self.network = _network.build(spec["model"], len(data["class_names"]), data["train/images"].shape[1:])
         self.images, self.labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
-        self.test_images, self.test_labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
+        self.test_images, self.test_labels = data["test/images"], data["test/labels"]
         self.batch_size = at_once(len(self.test_labels), spec["training"]["batch_size"])
         self.models = {v: Expansion.of(self.network, v, spec["batch_norm"]) for v in spec["variants"]}
 
@@ -46,11 +46,14 @@ class Stage2:
     def evaluate(self, model: models.Network | Expansion, params, batch_stats) -> dict[str, dict[str, float]]:
         """Robustness on the test set under each of the attacks, by the attack's name."""
         predict = Partial(model.logits, params, batch_stats)
-        images, labels, batch_size = self.test_images, self.test_labels, self.batch_size
+        surrogates = model.surrogates(params, batch_stats) if isinstance(model, Expansion) else ()
         return {
-            name: robustness(predict, images, labels, self.key, Robustness.of(attack), model.execution, batch_size)
-            for name, attack in self.spec["evaluation_attacks"].items()
-        }
+            name: robustness(
+                predict, self.test_images, self.test_labels, self.key, Robustness.of(measured), model.execution,
+                self.batch_size, surrogates=surrogates,
+            )
+            for name, measured in self.spec["robustness"].items()
+        }  # fmt: skip
 
     def spawn(self, spawn_epoch: float, parent: tuple) -> dict[str, dict]:
         """Results of the parent itself ("standard") and of each variant trained from it.
