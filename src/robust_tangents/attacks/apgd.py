@@ -152,7 +152,7 @@ def _advance(
     moved = ball.project(x + weight * (ahead - x) + (1 - weight) * (x - state.before), images)
     return _State(
         x=moved,
-        before=state.x,
+        before=x,
         step_size=step_size,
         loss=loss,
         best=best,
