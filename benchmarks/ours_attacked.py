@@ -1,0 +1,71 @@
+"""Our side in robust accuracies: of every network and strength, whether each image survives."""
+
+import json
+import os
+import sys
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "src"))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from side import STRENGTHS, converse, problem
+
+from robust_tangents import execution, models
+from robust_tangents.attacks import Predictor
+from robust_tangents.linearization import Expansion
+from robust_tangents.memory import keep_memory
+
+
+def _scaled(predict: Predictor, scale: jax.Array, images: jax.Array) -> jax.Array:
+    return scale * predict(images)
+
+
+@cache
+def expansion(model: str, classes: int, image_shape: tuple[int, ...]) -> Expansion:
+    """The expansion of a network, and the network; the same object for all, so that they share compiled programs."""
+    settings = json.loads(model)
+    return Expansion(models.build(settings, classes, execution.choose(image_shape, settings)))
+
+
+class Given:
+    """A predictor as `mirrors.predictor` builds it, with its images and the ball."""
+
+    def __init__(self, given: dict[str, Any]):
+        self.images, self.labels = jnp.asarray(given["images"]), jnp.asarray(given["labels"])
+        self.epsilon, self.norm = float(given["epsilon"]), given["norm"].decode()
+        model = expansion(given["model"].decode(), int(given["classes"]), self.images.shape[1:])
+        self.execution = model.execution
+        at = jax.tree.map(jnp.asarray, (given["params"], given.get("batch_stats", {})))
+        if "displacement" in given:
+            _, point = model.start(*at, centered=not given["zeroth"])
+            displacement = jax.tree.map(jnp.asarray, given["displacement"])
+            self.predict: Predictor = Partial(model.logits, displacement, point)
+        else:
+            self.predict = Partial(model.network.logits, *at)
+        if "scale" in given:
+            self.predict = Partial(_scaled, self.predict, jnp.asarray(given["scale"]))
+
+
+def logits(given: dict[str, Any]):
+    ready = Given(given)
+    return lambda: np.asarray(jax.jit(lambda predict, images: predict(images))(ready.predict, ready.images))
+
+
+def ours(given: dict[str, Any], strength: str):
+    """Whether each image survives all attacks of a strength."""
+    ready = Given(given)
+    raise NotImplementedError(strength, ready)
+
+
+if __name__ == "__main__":
+    keep_memory(one_heap=True)
+    tasks = {}
+    for name, given in problem(Path(sys.argv[1])).items():
+        tasks[f"logits {name}"] = partial(logits, given)
+        tasks |= {f"{strength} {name}": partial(ours, given, strength) for strength in STRENGTHS}
+    converse(tasks)
