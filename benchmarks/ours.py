@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from side import CNN_MEGA, MATMUL, converse, problem, resnet
 
 from robust_tangents import execution, kernel_measures, models
-from robust_tangents.attacks import Attack, pgd
+from robust_tangents.attacks.pgd import Attack, pgd
 from robust_tangents.kernels import Kind, empirical_kernels
 from robust_tangents.linearization import Expansion
 from robust_tangents.memory import keep_memory

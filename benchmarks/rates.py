@@ -67,7 +67,7 @@ def networks(names: list[str], rounds: int) -> None:
     from jax.tree_util import Partial
 
     from robust_tangents import execution, models, operations
-    from robust_tangents.attacks import Attack, pgd
+    from robust_tangents.attacks.pgd import Attack, pgd
     from robust_tangents.linearization import Expansion
     from robust_tangents.training import State, Trainer
 

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 import _network
 from robust_tangents import checkpoints, randomness, storage
-from robust_tangents.attacks import Attack, pgd
+from robust_tangents.attacks.pgd import Attack, pgd
 from robust_tangents.kernels import empirical_kernels
 from robust_tangents.training import as_float
 

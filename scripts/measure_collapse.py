@@ -13,9 +13,9 @@ from jax.tree_util import Partial
 
 import _network
 from robust_tangents import checkpoints, collapse, randomness, storage, subsets
-from robust_tangents.attacks import Attack
+from robust_tangents.attacks.pgd import Attack
 from robust_tangents.collapse import Centres
-from robust_tangents.evaluation import attacked
+from robust_tangents.evaluation import attacked, has_gradient
 from robust_tangents.training import as_float
 
 # What is measured of images: the array, and the labels they count for.
@@ -62,15 +62,19 @@ class Collapse:
             return attacked(predict, images, labels, self.key, attack, execution, batch_size), labels
 
         images, labels = self.train
+        # Before training, logits may all be zero: attacks have no gradient to follow there, and nothing is attacked.
+        attackable = has_gradient(predict, *self.test, min(self.spec["batch_size"], len(self.test[1])))
         yield "train", "clean", self.train
-        yield "train", "perturbed", perturbed(images, labels, self.attack)
-        if self.spec["targeted"]:
+        if attackable:
+            yield "train", "perturbed", perturbed(images, labels, self.attack)
+        if attackable and self.spec["targeted"]:
             targets = (labels + 1) % self.classes
             yield "train", "targeted", perturbed(images, targets, replace(self.attack, targeted=True))
         yield "train", "gaussian", (self.gaussian, labels)
         yield "train", "sign_noise", (self.signs, labels)
         yield "test", "clean", self.test
-        yield "test", "perturbed", perturbed(*self.test, self.attack)
+        if attackable:
+            yield "test", "perturbed", perturbed(*self.test, self.attack)
 
     def measure(self, epoch: float) -> dict[str, dict[str, dict[str, np.ndarray]]]:
         """Measures by part and condition at one checkpoint."""

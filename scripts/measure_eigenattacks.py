@@ -13,8 +13,8 @@ from jax.tree_util import Partial
 
 import _network
 from robust_tangents import checkpoints, eigenattacks, kernel_features, models, randomness, storage
-from robust_tangents.attacks import Attack, pgd
-from robust_tangents.evaluation import spread
+from robust_tangents.attacks.pgd import Attack
+from robust_tangents.evaluation import accuracy, attacked
 from robust_tangents.linearization import Expansion
 from robust_tangents.training import as_float
 
@@ -26,23 +26,19 @@ class Networks:
         self, network: models.Network, states: dict[str, tuple], data: storage.Artefact, spec: dict, seed: int
     ):
         self.network, self.states, self.spec = network, states, spec
-        self.logits = jax.jit(network.logits)
-        self.images, self.labels = as_float(jnp.asarray(data["test/images"])), jnp.asarray(data["test/labels"])
+        self.images, self.labels = as_float(data["test/images"]), data["test/labels"]
         self.key = randomness.key(spec["study_seed"], seed, "evaluation")
         self.attack = Attack.of(spec["attack"])
 
-    def accuracy(self, attacked: jax.Array) -> np.ndarray:
-        """Of every target on attacked test images, (targets,)."""
-        batches = [rows[:kept] for rows, kept in spread(len(self.labels), self.spec["batch_size"])]
-        result = []
-        for target in self.spec["targets"]:
-            predicted = [jnp.argmax(self.logits(*self.states[target], attacked[rows]), -1) for rows in batches]
-            result.append(np.mean(np.concatenate(predicted) == self.labels[np.concatenate(batches)]))
-        return np.array(result)
+    def accuracy(self, images: np.ndarray) -> np.ndarray:
+        """Of every target on test images as they are or attacked, (targets,)."""
+        predictors = [Partial(self.network.logits, *self.states[target]) for target in self.spec["targets"]]
+        return np.array([accuracy(predict, images, self.labels, self.spec["batch_size"]) for predict in predictors])
 
-    def attacked(self, predict: Partial) -> jax.Array:
+    def attacked(self, predict: Partial) -> np.ndarray:
         """Test images under the attack on a predictor."""
-        return pgd(predict, self.images, self.labels, self.key, self.attack, self.network.execution)
+        execution, batch_size = self.network.execution, self.spec["batch_size"]
+        return attacked(predict, self.images, self.labels, self.key, self.attack, execution, batch_size)
 
     def baselines(self) -> dict[str, np.ndarray]:
         """Accuracy of every target on clean images, under random signs of the attack's size, and its own attack."""
@@ -50,7 +46,7 @@ class Networks:
         own = [self.attacked(Partial(self.network.logits, *self.states[target])) for target in self.spec["targets"]]
         return {
             "clean": self.accuracy(self.images),
-            "random": self.accuracy(jnp.clip(self.images + self.attack.epsilon * signs, 0, 1)),
+            "random": self.accuracy(np.clip(self.images + self.attack.epsilon * np.asarray(signs), 0, 1)),
             "own": np.array([self.accuracy(images)[i] for i, images in enumerate(own)]),
         }
 

@@ -1,4 +1,4 @@
-"""Measure how useful and how robust the top features of empirical kernels are, along runs."""
+"""Measure how useful and how robust the top features of empirical kernels are, and their networks, along runs."""
 
 import _job
 
@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 
 import _network
 from robust_tangents import checkpoints, eigenattacks, evaluation, randomness, storage, subsets
-from robust_tangents.attacks import Attack
+from robust_tangents.attacks.pgd import Attack
 from robust_tangents.linearization import Expansion
 from robust_tangents.training import as_float
 
@@ -32,7 +32,7 @@ def main(options) -> None:
     spec, inputs = options.spec, dict[str, str]()
     result: dict[str, Any] = {}
     jax.config.update("jax_default_matmul_precision", "highest")
-    attack = Attack.of(spec["attack"])
+    attack, settings = Attack.of(spec["attack"]), evaluation.Robustness.of(spec["robustness"])
     with ExitStack() as files:
         data = files.enter_context(storage.read(options.data, "data"))
         subset = files.enter_context(storage.read(options.subset, "subset"))
@@ -68,6 +68,10 @@ def main(options) -> None:
                     evaluation.attacked(feature, images, labels, key, attack, network.execution, batch)
                     for feature in features
                 ]
+                robust = evaluation.robustness(
+                    Partial(network.logits, *state), data["test/images"], data["test/labels"], key, settings,
+                    network.execution, evaluation.at_once(len(data["test/labels"]), spec["batch_size"]),
+                )  # fmt: skip
                 of_run = measured.setdefault(label, {})
                 for name, value in {
                     "epochs": epoch,
@@ -77,6 +81,7 @@ def main(options) -> None:
                         evaluation.accuracy(feature, moved, labels, batch)
                         for feature, moved in zip(features, attacked, strict=True)
                     ],
+                    **{f"network_{name}": value for name, value in robust.items()},
                 }.items():
                     of_run.setdefault(name, []).append(value)
             result[f"seed{seed}"] = {

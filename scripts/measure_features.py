@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robust_tangents import infinite_kernels, kernel_features, randomness, storage
-from robust_tangents.attacks import Attack
+from robust_tangents.attacks.pgd import Attack
 from robust_tangents.errors import InputError
 from robust_tangents.kernel_features import Predictors
 

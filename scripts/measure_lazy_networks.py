@@ -10,8 +10,9 @@ import numpy as np
 from jax.tree_util import Partial
 
 from robust_tangents import infinite_kernels, kernel_features, lazy_networks, randomness, storage
-from robust_tangents.attacks import Attack, pgd
+from robust_tangents.attacks.pgd import Attack, pgd
 from robust_tangents.execution import Execution
+from robust_tangents.finite import require_finite
 
 
 @jax.jit
@@ -107,8 +108,12 @@ def main(options) -> None:
             key = randomness.key(spec["study_seed"], seed, "initialisation", width)
             start = lazy_networks.init(key, values, width, depth, targets.shape[1])
             noise = randomness.key(spec["study_seed"], seed, "evaluation", width)
+            rows = []
             reached = enumerate(lazy_networks.train(start, points, targets, kernel.rate, spec["steps"]))
-            rows = [kernel.measure(params, start, time, noise) for time, (_, params) in reached]
+            for time, (steps, params) in reached:
+                failure = f"tsilivis_fig2, width {width}, seed {seed}: training diverged within {steps} steps"
+                require_finite(failure, "lower figures.tsilivis_fig2.rows.0.rate", params=params)
+                rows.append(kernel.measure(params, start, time, noise))
             result.setdefault(f"seed{seed}", {})[f"width{width}"] = {
                 name: np.array([row[name] for row in rows]) for name in rows[0]
             }

@@ -1,4 +1,4 @@
-"""Measure how attacks made on each network of a second stage, and on its parents, fool all the others."""
+"""Measure how PGD on each network of a second stage, and on its parents, fools all the others."""
 
 import _job
 
@@ -7,16 +7,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
 import _network
 from robust_tangents import checkpoints, models, randomness, storage
 from robust_tangents.attack_checks import stronger_than_white_box
-from robust_tangents.attacks import Attack
+from robust_tangents.attacks.pgd import Attack
 from robust_tangents.errors import InputError
 from robust_tangents.evaluation import at_once, transfer_matrix
+from robust_tangents.finite import require_finite
 from robust_tangents.linearization import Expansion, Variant, is_centered
 
 
@@ -27,22 +27,29 @@ def predictors(
     segments: list,
     seed: int,
     wanted: list[float],
-) -> dict:
-    """A parent and the networks spawned from it, by (variant, spawn epoch)."""
+    attack: str,
+) -> dict[tuple[str, float], tuple[Partial, float]]:
+    """A parent and the networks spawned from it, each with its robust accuracy under an attack, by (variant, epoch)."""
     result = {}
     epochs = stage2[f"seed{seed}/spawn_epochs"].tolist()
     for row, epoch in enumerate(epochs):
         if epoch not in wanted:
             continue
         parent = checkpoints.load_from(segments, seed, epoch)
-        result["standard", epoch] = Partial(network.logits, *parent)
+
+        def robust(name: str, row: int = row) -> float:
+            return float(stage2[f"seed{seed}/{name}/{attack}/robust_accuracy"][row])
+
+        result["standard", epoch] = Partial(network.logits, *parent), robust("standard")
         for variant, model in variants.items():
             name = f"seed{seed}/{variant}/network"
             if name not in stage2:
                 raise InputError(f"{stage2.path}: holds no networks; set keep_networks for this second stage")
             kept = jax.tree.map(operator.itemgetter(row), stage2[name])
+            failure = f"{stage2.path}: the {variant} network of seed {seed} from epoch {epoch:g} diverged in training"
+            require_finite(failure, "lower the second stage's learning rate and train it again", **kept)
             _, point = model.start(parent[0], kept.get("batch_stats", {}), centered=is_centered(variant))
-            result[variant, epoch] = Partial(model.logits, kept["displacement"], point)
+            result[variant, epoch] = Partial(model.logits, kept["displacement"], point), robust(variant)
     return result
 
 
@@ -59,25 +66,26 @@ def main(options) -> None:
 
         data = read(options.data, "data")
         network = _network.build(spec["model"], len(data["class_names"]), data["test/images"].shape[1:])
-        images, labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
+        images, labels = data["test/images"], data["test/labels"]
         # Made once: predictors share compiled programs if they are methods of one object.
         variants = {name: Expansion.of(network, name, spec["batch_norm"]) for name in spec["variants"]}
         batch_size = at_once(len(labels), spec["batch_size"])
         for seed in _job.progress(spec["seeds"], "seeds"):
-            networks: dict[tuple, Partial] = {}
+            networks: dict[tuple, tuple[Partial, float]] = {}
             for files in options.networks:
                 segments = [read(path, "segment") for path in files["segments"]]
                 for path in files["stage2"]:
                     stage2 = read(path, "stage 2")
-                    found = predictors(network, variants, stage2, segments, seed, spec["spawn_epochs"])
-                    networks |= {(files["label"], *name): predict for name, predict in found.items()}
+                    found = predictors(network, variants, stage2, segments, seed, spec["spawn_epochs"], spec["name"])
+                    networks |= {(files["label"], *name): one for name, one in found.items()}
             key = randomness.key(spec["study_seed"], seed, "evaluation")
             attack = Attack.of(spec["attack"])
-            every = list(networks.values())
+            every, robust = zip(*networks.values(), strict=True)
             matrix = transfer_matrix(every, images, labels, key, attack, network.execution, batch_size)
             result[f"seed{seed}"] = {
                 "accuracy": matrix,
-                "stronger_than_white_box": stronger_than_white_box(matrix, len(labels)),
+                "robust_accuracy": np.array(robust),
+                "stronger_than_white_box": stronger_than_white_box(matrix, np.array(robust), len(labels)),
                 "networks": np.array([f"{parent}|{variant}|{epoch:g}" for parent, variant, epoch in networks]),
             }
         # Without the folder of the study, so that equal work in another study gives equal files.

@@ -5,6 +5,7 @@ import _job
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +15,24 @@ from jax.tree_util import Partial
 import _network
 from robust_tangents import checkpoints, models, randomness, storage, subsets
 from robust_tangents.evaluation import Robustness, at_once, robustness
+from robust_tangents.finite import require_finite
 from robust_tangents.training import State, Trainer, as_float
 
 
 def train_seed(
     network: models.Network,
     trained: models.Network,
+    run: str,
     seed: int,
     spec: dict,
     data: storage.Artefact,
     previous: storage.Artefact | None,
 ) -> dict:
-    """Checkpoints, momentum and metrics of a seed over the segment; ``trained`` is the network as steps take it."""
+    """Checkpoints, momentum and metrics of a seed over the segment; ``trained`` is the network as steps take it.
+
+    Raises:
+        InputError: training diverged; it is called that of ``run``.
+    """
     images, labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
     seeds = spec["study_seed"], seed
     trainer = Trainer(trained, images, labels, spec["training"], seeds, keep_attacked=spec["keep_attacked"])
@@ -49,6 +56,9 @@ def train_seed(
         cuts = [point for point in spec["checkpoints"] if epoch < point < epoch + 1]
         points = list(trainer.epoch(state, epoch, cuts))
         for point, reached, _ in points:
+            failure = f"{run}, seed {seed}: training diverged in epoch {epoch + 1}"
+            remedy = f"lower runs.{run}.learning_rate"
+            require_finite(failure, remedy, params=reached.params, batch_stats=reached.batch_stats)
             keep(point, reached)
         _, state, loss = points[-1]
         if state.attacked is not None and epoch + 1 in spec["checkpoints"]:
@@ -77,23 +87,23 @@ def penultimate(network: models.Network, state: State, images: jax.Array) -> jax
 
 def evaluator(network: models.Network, spec: dict, seed: int, data: storage.Artefact):
     """Function of (epoch, state) that gives `robustness` on training and test images, prefixed train_ and test_."""
-    settings = Robustness.of(spec["evaluation"]["attack"])
+    settings = Robustness.of(spec["evaluation"]["robustness"])
     parts = {}
     for part in ("train", "test"):
         images, labels = data[f"{part}/images"], data[f"{part}/labels"]
+        chosen = np.arange(len(labels))
         if points := spec["evaluation"]["points"]:
             rng = randomness.generator(spec["study_seed"], seed, "evaluation")
             chosen = subsets.class_balanced(labels, points // network.classes, rng)
-            images, labels = images[chosen], labels[chosen]
-        parts[part] = jnp.asarray(images), jnp.asarray(labels)
+        parts[part] = images[chosen], labels[chosen], chosen
 
     def evaluate(epoch: int, state: State) -> dict[str, float]:
         predict = Partial(network.logits, state.params, state.batch_stats)
         key = randomness.key(spec["study_seed"], seed, "evaluation", epoch)
         result: dict[str, float] = {}
-        for part, (images, labels) in parts.items():
+        for part, (images, labels, indices) in parts.items():
             batch_size = at_once(len(labels), spec["training"]["batch_size"])
-            found = robustness(predict, images, labels, key, settings, network.execution, batch_size)
+            found = robustness(predict, images, labels, key, settings, network.execution, batch_size, indices)
             result |= {f"{part}_{name}": value for name, value in found.items()}
         return result
 
@@ -102,6 +112,8 @@ def evaluator(network: models.Network, spec: dict, seed: int, data: storage.Arte
 
 def main(options) -> None:
     spec, inputs = options.spec, {}
+    # Settings leave out names, so that equal work in another study is an equal job; the place of its output has them.
+    run = Path(options.out).absolute().parent.parent.name
     with ExitStack() as stack:
         data = stack.enter_context(storage.read(options.data, "data"))
         inputs["data"] = data.checksum
@@ -112,7 +124,9 @@ def main(options) -> None:
         # The same networks for all seeds, so that they share compiled programs.
         network = _network.build(spec["model"], len(data["class_names"]), data["train/images"].shape[1:])
         trained = replace(network, mixed_precision=spec["precision"] == "mixed")
-        result = {f"seed{seed}": train_seed(network, trained, seed, spec, data, previous) for seed in spec["seeds"]}
+        result = {
+            f"seed{seed}": train_seed(network, trained, run, seed, spec, data, previous) for seed in spec["seeds"]
+        }
     storage.write(options.out, kind="segment", data=result, spec=spec, inputs=inputs)
 
 

@@ -3,6 +3,7 @@
 import _job
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +13,28 @@ from jax.tree_util import Partial
 import _network
 from robust_tangents import checkpoints, models, randomness, storage
 from robust_tangents.evaluation import Robustness, at_once, robustness
+from robust_tangents.finite import require_finite
 from robust_tangents.linearization import Expansion, is_centered
 from robust_tangents.training import State, Trainer, as_float
 
 
 class Stage2:
-    """Second-stage trainings and evaluations, one seed after the other (which share compiled programs)."""
+    """Second-stage trainings and evaluations, one seed after the other (which share compiled programs).
 
-    def __init__(self, spec: dict, data: storage.Artefact):
-        self.spec = spec
+    In errors, they are called those of the second stage ``name`` and the run ``parent``.
+    """
+
+    def __init__(self, name: str, parent: str, spec: dict, data: storage.Artefact):
+        self.name, self.parent, self.spec = name, parent, spec
         self.network = _network.build(spec["model"], len(data["class_names"]), data["train/images"].shape[1:])
         self.images, self.labels = jnp.asarray(data["train/images"]), jnp.asarray(data["train/labels"])
-        self.test_images, self.test_labels = jnp.asarray(data["test/images"]), jnp.asarray(data["test/labels"])
+        self.test_images, self.test_labels = data["test/images"], data["test/labels"]
         self.batch_size = at_once(len(self.test_labels), spec["training"]["batch_size"])
         self.models = {v: Expansion.of(self.network, v, spec["batch_norm"]) for v in spec["variants"]}
 
     def take(self, seed: int) -> None:
         """Turn to a seed."""
+        self.seed = seed
         seeds = (self.spec["study_seed"], seed)
         roles: tuple[randomness.Role, randomness.Role] = ("stage2 order", "stage2 attack")
         self.trainers = {
@@ -40,20 +46,34 @@ class Stage2:
     def evaluate(self, model: models.Network | Expansion, params, batch_stats) -> dict[str, dict[str, float]]:
         """Robustness on the test set under each of the attacks, by the attack's name."""
         predict = Partial(model.logits, params, batch_stats)
-        images, labels, batch_size = self.test_images, self.test_labels, self.batch_size
+        surrogates = model.surrogates(params, batch_stats) if isinstance(model, Expansion) else ()
         return {
-            name: robustness(predict, images, labels, self.key, Robustness.of(attack), model.execution, batch_size)
-            for name, attack in self.spec["evaluation_attacks"].items()
-        }
+            name: robustness(
+                predict, self.test_images, self.test_labels, self.key, Robustness.of(measured), model.execution,
+                self.batch_size, surrogates=surrogates,
+            )
+            for name, measured in self.spec["robustness"].items()
+        }  # fmt: skip
 
-    def spawn(self, parent: tuple) -> dict[str, dict]:
-        """Results of the parent itself ("standard") and of each variant trained from it."""
+    def spawn(self, spawn_epoch: float, parent: tuple) -> dict[str, dict]:
+        """Results of the parent itself ("standard") and of each variant trained from it.
+
+        Raises:
+            InputError: a training diverged.
+        """
         result: dict[str, dict] = {"standard": self.evaluate(self.network, *parent)}
         for variant, model in self.models.items():
             state = State.start(*model.start(*parent, centered=is_centered(variant)))
             history = []
             for epoch in range(self.spec["epochs"]):
                 [(_, state, loss)] = self.trainers[variant].epoch(state, epoch)
+                require_finite(
+                    f"{self.name}, {variant} from epoch {spawn_epoch:g} of {self.parent}, seed {self.seed}: training "
+                    f"diverged in epoch {epoch + 1}",
+                    f"lower stage2.{self.name}.learning_rate",
+                    displacement=state.params,
+                    batch_stats=state.batch_stats["batch_stats"],
+                )
                 if self.spec["evaluate_every"] and (epoch + 1) % self.spec["evaluate_every"] == 0:
                     history.append(self.evaluate(model, state.params, state.batch_stats))
             # The last evaluation on the way is the one at the end, if it was made there.
@@ -80,15 +100,17 @@ class Stage2:
 def main(options) -> None:
     spec = options.spec
     result: dict[str, dict] = {}
+    # Names, which settings leave out, are in the place of the output: …/<second stage>/<parent>/<seeds>/part<i>.h5.
+    folder = Path(options.out).absolute().parent.parent
     with ExitStack() as stack:
         data = stack.enter_context(storage.read(options.data, "data"))
         segments = [stack.enter_context(storage.read(path, "segment")) for path in options.segments]
-        stage2 = Stage2(spec, data)
+        stage2 = Stage2(folder.parent.name, folder.name, spec, data)
         for seed in spec["seeds"]:
             stage2.take(seed)
             rows = []
             for epoch in _job.progress(spec["spawn_epochs"], f"seed {seed}, spawn epochs"):
-                rows.append(stage2.spawn(checkpoints.load_from(segments, seed, epoch)))
+                rows.append(stage2.spawn(epoch, checkpoints.load_from(segments, seed, epoch)))
             # Every value becomes an array over spawn epochs.
             result[f"seed{seed}"] = {
                 "spawn_epochs": np.array(spec["spawn_epochs"], np.float64),

@@ -8,7 +8,7 @@ import pytest
 from jax.tree_util import Partial
 
 from robust_tangents import models
-from robust_tangents.attacks import Attack, divergence_attack, kl_divergence, pgd
+from robust_tangents.attacks.pgd import Attack, divergence_attack, kl_divergence, pgd
 from robust_tangents.execution import Execution
 
 STEPPED, COMPILED = Execution("xla", compiled_loops=False), Execution("xla", compiled_loops=True)

@@ -90,6 +90,15 @@ def test_a_truncated_artefact_is_named_and_not_used(finished):
     assert SEGMENT in said(result, "inspect: ")
 
 
+def test_a_run_that_diverges_is_named_with_what_to_change(fresh):
+    checkout = fresh()
+    overlay = "runs: { benign: { learning_rate: [[0, 10000.0]] } }"
+    line = said_by_job(checkout.snakemake(SEGMENT, "--cores", "1", check=False, overlay=overlay), "train")
+    assert line.startswith("train: benign, seed 0: training diverged in epoch ")
+    assert line.endswith("; lower runs.benign.learning_rate")
+    assert list(checkout.results.glob("runs/**/*.*")) == []
+
+
 def test_results_that_cannot_be_written_are_named(fresh):
     # A file where the folder should be stops also the superuser, under whom permissions do not.
     checkout = fresh()

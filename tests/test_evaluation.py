@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 from robust_tangents import models
 from robust_tangents.attack_checks import CHECKS, failed_checks, stronger_than_white_box
-from robust_tangents.attacks import Attack, pgd
+from robust_tangents.attacks.pgd import Attack, pgd
 from robust_tangents.evaluation import (
     Robustness,
     robustness,

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from scipy.integrate import solve_ivp
 
 from robust_tangents import kernel_features
-from robust_tangents.attacks import Attack, pgd
+from robust_tangents.attacks.pgd import Attack, pgd
 from robust_tangents.datasets import load
 from robust_tangents.errors import InputError
 from robust_tangents.execution import Execution

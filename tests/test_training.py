@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.tree_util import Partial
 
 from robust_tangents import models, randomness
-from robust_tangents.attacks import Attack, divergence_attack, pgd
+from robust_tangents.attacks.pgd import Attack, divergence_attack, pgd
 from robust_tangents.execution import Execution
 from robust_tangents.models.layers import BatchNorm
 from robust_tangents.training import State, Trainer, as_float, learning_rate

@@ -99,7 +99,7 @@ class Study:
         return {**spec, "batch_norm": "frozen"} if self.runs[run]["batch_norm"] == "frozen" else spec
 
     def attack(self, name: str, path: str = "") -> Spec:
-        """An attack with its distances in pixel units, and how it is evaluated."""
+        """An attack with its distances in pixel units."""
         spec = dict(self._entry("attacks", name, path))
         for key in ("epsilon", "step_size"):
             if isinstance(spec[key], int):
@@ -111,11 +111,14 @@ class Study:
         epsilon = self._entry("attacks", attack, "")["epsilon"]
         return f"{epsilon}/255" if isinstance(epsilon, int) else f"{epsilon:.4g}"
 
-    def plain_attack(self, name: str, path: str = "") -> Spec:
-        """An attack alone, without what plays its part in evaluations only."""
-        spec = self.attack(name, path)
-        del spec["margin_restarts"]
-        return spec
+    def robustness(self, attack: str, strength: str) -> Spec:
+        """How robust accuracy is measured: the ball of an attack, and a strength."""
+        ball = self.attack(attack)
+        return {"norm": ball["norm"], "epsilon": ball["epsilon"], "strength": self.config["strengths"][strength]}
+
+    def shown_robustness(self, attack: str) -> Spec:
+        """How robust accuracy in the ball of an attack is measured wherever a figure shows it."""
+        return self.robustness(attack, self.config["evaluation"]["strength"])
 
     @property
     def seed_groups(self) -> dict[str, list[int]]:
@@ -130,6 +133,7 @@ class Study:
         self._entry("models", spec["model"], f"{path}.model")
         self.attack(spec["attack"], f"{path}.attack")
         self.attack(spec["evaluation"]["attack"], f"{path}.evaluation.attack")
+        self._check_strength(spec["evaluation"]["strength"], spec["data"], f"{path}.evaluation.strength")
         epochs = spec["epochs"]
         if beyond := [epoch for epoch in spec["checkpoints"] or [] if epoch > epochs]:
             raise InputError(f"configuration: {path}.checkpoints: {beyond[0]} is beyond the last epoch, {epochs}")
@@ -155,6 +159,17 @@ class Study:
                     raise InputError(
                         f"configuration: {path}.{key}: must be that of the run it branches from, {parent[key]!r}"
                     )
+
+    def _check_strength(self, name: str, data: str, path: str) -> None:
+        """Whether the losses of a strength are defined for the classes of a data set."""
+        classes = self._classes(data)
+        for attack in self._entry("strengths", name, path)["attacks"]:
+            needed = 4 if attack["targets"] else 3
+            if attack["method"] == "apgd" and attack["loss"] == "dlr" and classes < needed:
+                raise InputError(
+                    f"configuration: {path}: strength {name!r} uses the loss dlr, which needs {needed} classes, but "
+                    f"data.{data} has {classes}; use a strength with the loss margin"
+                )
 
     def _check_stage2(self, name: str) -> None:
         spec, path = self.config["stage2"][name], f"stage2.{name}"
@@ -238,6 +253,8 @@ class Study:
                 self._check_collapse_of(figure, row, path)
             if figure == "three_lenses":
                 self.attack(row["attack"], f"{path}.attack")
+                first = self.runs[next(iter(row["runs"].values()))]
+                self._check_strength(self.config["evaluation"]["strength"], first["data"], "evaluation.strength")
                 self._check_points(path, row["points"], next(iter(row["runs"].values())), "test_per_class")
             if "kernel" in row:
                 full = figure.startswith("tsilivis_") or figure == "three_lenses"
@@ -248,6 +265,7 @@ class Study:
                 run = self.run(parent, f"{path}.parents.{label}")
                 stage2 = self._entry("stage2", row["stage2"], f"{path}.stage2")
                 self.attack(row["attack"], f"{path}.attack")
+                self._check_strength(self.config["evaluation"]["strength"], run["data"], "evaluation.strength")
                 offered = list(chain(*grouped(stage2["spawn_epochs"])))
                 if missing := [epoch for epoch in row.get("spawn_epochs", []) if epoch not in offered]:
                     raise InputError(
@@ -354,7 +372,8 @@ class Study:
         spec = {key: run[key] for key in ("objective", "batch_size", "momentum", "weight_decay")}
         spec["learning_rate"] = [entry for entry in run["learning_rate"] if entry[0] < segment.stop]
         spec |= self._adversarial(run, f"runs.{segment.run}.attack")
-        evaluation = {**run["evaluation"], "attack": self.attack(run["evaluation"]["attack"])}
+        measured = self.robustness(run["evaluation"]["attack"], run["evaluation"]["strength"])
+        evaluation = {**{key: run["evaluation"][key] for key in ("every", "points")}, "robustness": measured}
         return {
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
@@ -371,7 +390,7 @@ class Study:
         """The attack of a training and what it is used for, or nothing where it has no influence."""
         if spec["objective"] == "standard":
             return {}
-        attack = self.plain_attack(spec["attack"], path)
+        attack = self.attack(spec["attack"], path)
         if spec["objective"] == "trades":
             return {"attack": attack, "beta": spec["beta"]}
         mode = spec.get("attack_mode", "evaluation")
@@ -385,7 +404,7 @@ class Study:
             "seeds": self.seed_groups[seeds],
             "model": self.model(segment.run),
             "epochs": self.segment_checkpoints(segment),
-            "attack": None if spec["attacked_by"] is None else self.plain_attack(spec["attacked_by"]),
+            "attack": None if spec["attacked_by"] is None else self.attack(spec["attacked_by"]),
             **{key: spec[key] for key in ("kinds", "budget_mb")},
         }
 
@@ -411,7 +430,7 @@ class Study:
             "seeds": self.seed_groups[seeds],
             "model": self.model(segment.run),
             "epochs": self.collapse_epochs(name, segment),
-            "attack": self.plain_attack(spec["attack"]),
+            "attack": self.attack(spec["attack"]),
             "targeted": any(segment in self.segments(run) for run in spec["targeted"]),
             "noise": spec["noise"] / 255 if isinstance(spec["noise"], int) else spec["noise"],
             **{key: spec[key] for key in ("points", "batch_size")},
@@ -428,14 +447,14 @@ class Study:
             "training": training | self._adversarial(spec, f"stage2.{name}.attack"),
             **{key: spec[key] for key in ("variants", "batch_norm", "epochs", "keep_networks", "evaluate_every")},
             "spawn_epochs": self.spawn_parts(name)[part],
-            "evaluation_attacks": self._evaluation_attacks(name, parent),
+            "robustness": self._shown_under(name, parent),
         }
 
-    def _evaluation_attacks(self, stage2: str, parent: str) -> Spec:
-        """Attacks under which figures show the networks of a second stage from a parent, by name."""
+    def _shown_under(self, stage2: str, parent: str) -> Spec:
+        """By the names of the attacks under which figures show the second stage of a parent, what is measured."""
         rows = [row for spec in self.figures.values() for row in spec["rows"]]
         shown = [row for row in rows if row.get("stage2") == stage2 and parent in row["parents"].values()]
-        return {row["attack"]: self.attack(row["attack"]) for row in shown}
+        return {row["attack"]: self.shown_robustness(row["attack"]) for row in shown}
 
     def eigenvectors_spec(self, seeds: str) -> Spec:
         """Settings of the images that maximise the alignment with kernel eigenvectors."""
@@ -455,7 +474,7 @@ class Study:
             "seeds": self.seed_groups[seeds],
             "model": self.model(first),
             "batch_size": self.runs[first]["batch_size"],
-            "attack": self.plain_attack(row["attack"]),
+            "attack": self.attack(row["attack"]),
             **{key: row[key] for key in keys},
         }
 
@@ -464,8 +483,10 @@ class Study:
         return self._empirical_features_spec("tsilivis_eigenattacks", ("targets", "largest", "number"), seeds)
 
     def eigenfeatures_spec(self, seeds: str) -> Spec:
-        """Settings of measuring the top features of empirical kernels along runs."""
-        return self._empirical_features_spec("three_lenses", ("largest", "points"), seeds)
+        """Settings of measuring the top features of empirical kernels along runs, and how robust the networks are."""
+        row = self.figures["three_lenses"]["rows"][0]
+        measured = self.shown_robustness(self.config["collapse"][row["collapse"]]["attack"])
+        return self._empirical_features_spec("three_lenses", ("largest", "points"), seeds) | {"robustness": measured}
 
     def lazy_networks_spec(self, seeds: str) -> Spec:
         """Settings of training wide networks beside their kernel."""
@@ -473,7 +494,7 @@ class Study:
         return {
             "study_seed": self.config["seed"],
             "seeds": self.seed_groups[seeds],
-            "attack": self.plain_attack(row["attack"]),
+            "attack": self.attack(row["attack"]),
             **{key: row[key] for key in ("architecture", "widths", "steps", "rate", "budget_mb")},
         }
 
@@ -487,7 +508,8 @@ class Study:
             "model": self.model(next(iter(row["parents"].values()))),
             **{key: stage2[key] for key in ("variants", "batch_norm", "batch_size")},
             "spawn_epochs": row["spawn_epochs"],
-            "attack": self.plain_attack(row["attack"]),
+            "attack": self.attack(row["attack"]),
+            "name": row["attack"],
         }
 
     def feature_parts(self, name: str, path: str = "") -> list[list[str]]:
@@ -508,14 +530,14 @@ class Study:
         subsets = {
             "architectures": [a for a in spec["subsets"]["architectures"] if a in architectures],
             "thresholds": spec["subsets"]["thresholds"],
-            "attacks": {attack: self.plain_attack(attack) for attack in spec["subsets"]["attacks"]},
+            "attacks": {attack: self.attack(attack) for attack in spec["subsets"]["attacks"]},
         }
         return {
             "study_seed": self.config["seed"],
             **self.infinite_kernels_spec(name, part),
             "ridge": spec["ridge"],
             "compared": spec["compared"],
-            "attack": self.plain_attack(spec["attack"]),
+            "attack": self.attack(spec["attack"]),
             "attacked": {a: number for a, number in spec["attacked"].items() if a in architectures},
             "subsets": subsets,
         }

@@ -80,6 +80,8 @@ _SECONDS_PER_VALUE = {
     "network": {_FORWARD: 0.5e-9, _ATTACK: 1.7e-9, _TRAINING: 3.5e-9},
     "expansion": {_FORWARD: 1.4e-9, _ATTACK: 4.4e-9, _TRAINING: 4.4e-9},
 }
+# Share of the images that an evaluation attacks to its end: networks from benign and robust parents, halved.
+_STANDING = 0.4
 # Products of gradients in float32 and of matrices in float64, and n³ of eigenvalues of (n, n).
 _PRODUCTS, _DOUBLE_PRODUCTS, _EIGENVALUES = 12e9, 6e9, 6e9
 # Start of a job that uses JAX, and compilation per layer of a network and program.
@@ -169,12 +171,19 @@ class _Engine:
             return self.forward + attack + 2 * self.training
         return attack + self.training * (2 if training["adversarial_steps"] == "alternate" else 1)
 
-    def robustness(self, images: int, attack: Spec, batch: int) -> _Work:
-        """`robust_tangents.evaluation.robustness` of some images: both attacks, and weaker ones of a first batch."""
-        steps, kinds = attack["steps"], 1 + attack["margin_restarts"]
-        batch = min(images, max(batch, 100))
-        weaker = batch * ((steps + (steps + 1) // 2) * self.attack + 2 * self.forward)
-        return images * (kinds * (steps * self.attack + self.forward) + self.attack) + weaker
+    def robustness(self, images: int, measured: Spec) -> _Work:
+        """`robust_tangents.evaluation.robustness` of some images, of which ``_STANDING`` survive the first attack."""
+        strength, classes = measured["strength"], self.network.layers[-1].written
+
+        def of(attack: Spec, more: int = 1) -> _Work:
+            number = max(1, min(attack["targets"], classes - 1)) * more * attack["steps"]
+            return number * (self.forward if attack["method"] == "square" else self.attack)
+
+        turn = _sum(of(attack) for attack in strength["attacks"])
+        turns = strength["repeats"] if strength["quiet"] is None else 1 + strength["quiet"] / len(strength["attacks"])
+        first = of(strength["attacks"][0])
+        checked = strength["checked"] * (5 * _sum(of(attack, 5) for attack in strength["attacks"]) + 500 * self.forward)
+        return images * (first + 2 * self.attack + _STANDING * turns * turn) + min(1, images / 100) * checked
 
 
 def _frozen(model: Spec) -> tuple:
@@ -230,7 +239,7 @@ def train(spec: Spec, data: Data) -> Cost:
         1 for epoch in range(start + 1, stop + 1) if epoch % evaluation["every"] == 0 or epoch == stop
     )
     evaluated = _sum(
-        engine.robustness(min(images, evaluation["points"] or images), evaluation["attack"], training["batch_size"])
+        engine.robustness(min(images, evaluation["points"] or images), evaluation["robustness"])
         for images in (data.train, data.test)
     )
     kept = [epoch for epoch in spec["checkpoints"] if epoch > start and epoch == int(epoch)]
@@ -254,8 +263,7 @@ def train_stage2(spec: Spec, data: Data) -> Cost:
     evaluations = 1 if not every else -(-spec["epochs"] // every)
 
     def evaluated(engine: _Engine) -> _Work:
-        attacks = spec["evaluation_attacks"].values()
-        return _sum(engine.robustness(data.test, attack, training["batch_size"]) for attack in attacks)
+        return _sum(engine.robustness(data.test, measured) for measured in spec["robustness"].values())
 
     variants = len(spec["variants"])
     of_variant = data.train * spec["epochs"] * model.trained(training, attacked) + evaluations * evaluated(model)
@@ -361,7 +369,8 @@ def measure_eigenfeatures(spec: Spec, data: Data, points: int, networks: int) ->
     held = _mb(3 * size**2, 8) + _mb(2 * features * network.network.parameters)
     held += _batch_mb(network, max(points * features, spec["batch_size"]))
     eigen = times * size**3 / _EIGENVALUES
-    work = times * (of_features + features * points * network.training)
+    robust = network.robustness(data.test, spec["robustness"])
+    work = times * (of_features + features * points * network.training + robust)
     return _cost(work, network.network.depth, 4, held_mb=held, disk_mb=0.1, extra_seconds=eigen)
 
 

@@ -1,8 +1,10 @@
-"""Accuracy on clean and attacked images, and whether the attack can be believed."""
+"""Robust accuracy: what is left when attacks that have converged take nothing more, and whether to believe it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,39 +12,189 @@ import numpy as np
 import optax
 
 from robust_tangents.attack_checks import failed_checks
-from robust_tangents.attacks import Attack, Predictor, pgd
+from robust_tangents.attacks.apgd import APGD, Found, Items, apgd
+from robust_tangents.attacks.ball import Ball, Predictor
+from robust_tangents.attacks.fab import FAB, fab
+from robust_tangents.attacks.losses import CLASSES_OF_DLR, LOSSES, Loss, ascent, correct
+from robust_tangents.attacks.pgd import Attack, pgd
+from robust_tangents.attacks.square import Square, begin, square
+from robust_tangents.errors import InputError
 from robust_tangents.execution import Execution
 from robust_tangents.training import as_float
+
+Method = Literal["apgd", "fab", "square"]
+
+MORE = 5
+"""How many times the steps of its attacks an evaluation's check takes, and how often it goes through their list."""
+
+# Share of what is missing to the boundary that an attack has to gain to count as having brought an image closer.
+_CLOSER = 0.1
+# Queries of the gradient-free witness in a check, and images at which gradients are probed.
+_WITNESS, _PROBED = 500, 10
+# Queries after which images that have fallen leave a Square search.
+_LEGS = (0, 20, 100, 300, 1000, 2500, 5000, 10_000, 20_000, 40_000)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack of a strength: `apgd` on a loss, `fab`, or `square` (whose steps are queries).
+
+    Attributes:
+        targets: number of most likely other classes to aim at one after the other (no more than there are); 0 for an
+            untargeted attack.
+    """
+
+    method: Method
+    loss: Loss
+    steps: int
+    targets: int
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How hard robust accuracy is attacked.
+
+    Attributes:
+        stages: attacks one after the other on what still stands, each from random starts.
+        repeats: how often the list is gone through. In later turns, targets are the next most likely classes.
+        quiet: an image is left alone when so many attacks in a row brought it no closer to the boundary, that is,
+            raised its margin by less than a tenth of what was missing; where it is None, all attacks are tried on it.
+        checked: images still standing on which ``MORE`` times the budget is tried.
+    """
+
+    stages: tuple[Stage, ...]
+    repeats: int = 1
+    quiet: int | None = None
+    checked: int = 10
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> "Strength":
+        """From resolved settings."""
+        stages = tuple(Stage(one["method"], one["loss"], one["steps"], one["targets"]) for one in spec["attacks"])
+        return cls(stages, spec["repeats"], spec["quiet"], spec["checked"])
+
+    def rounds(self, classes: int, surrogates: int = 0) -> list["Round"]:
+        """Every attack in its order; APGD follows the surrogates of a predictor and itself in turn.
+
+        Raises:
+            InputError: fewer classes than two, or than the difference-of-logits ratio needs.
+        """
+        if classes < 2:
+            raise InputError(f"attack: robust accuracy needs two classes or more, not {classes}")
+        result: list[Round] = []
+        for turn in range(self.repeats):
+            for stage in self.stages:
+                if stage.loss == "dlr" and stage.method == "apgd" and classes < CLASSES_OF_DLR[stage.targets > 0]:
+                    raise InputError(
+                        f"attack: the difference-of-logits ratio needs {CLASSES_OF_DLR[stage.targets > 0]} classes "
+                        f"{'with targets' if stage.targets else 'without targets'}, not {classes}; use the loss margin"
+                    )
+                number = min(stage.targets, classes - 1)
+                for place in range(max(number, 1)):
+                    source = len(result) % (surrogates + 1) if stage.method == "apgd" else surrogates
+                    result.append(Round(stage, (turn * number + place) % (classes - 1), source))
+        return result
+
+
+@dataclass(frozen=True)
+class Round:
+    """One attack of an evaluation.
+
+    Attributes:
+        place: of its target among the other classes of an image, the most likely first.
+        source: of its gradient, the place among the surrogates; behind the last one, the predictor itself.
+    """
+
+    stage: Stage
+    place: int
+    source: int
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """How robust accuracy is measured: PGD on the cross-entropy and, with restarts, on the margin."""
+    """What robust accuracy is: what an image may be changed to, and how hard that is tried."""
 
-    attack: Attack
-    margin_restarts: int
+    ball: Ball
+    strength: Strength
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "Robustness":
-        """From the resolved settings of an attack."""
-        return cls(Attack.of(spec), spec["margin_restarts"])
+        """From the resolved settings of an evaluation: ``norm``, ``epsilon`` and ``strength``."""
+        return cls(Ball(spec["epsilon"], spec["norm"]), Strength.of(spec["strength"]))
+
+
+@dataclass
+class Evaluation:
+    """The outcome for each image, (N,).
+
+    Attributes:
+        correct: classified correctly as it is.
+        robust: still correct after every attack.
+        first: still correct after the first attack.
+        zero_gradient: whether the plain cross-entropy's input gradient is exactly zero in float32.
+        no_gradient: whether the gradient that attacks follow is zero there.
+        margin: the largest margin that attacks reached (see `attacks.apgd.Found`); −∞ where none was tried.
+        risen: by how much that attack still raised it in the last quarter of its steps.
+        silent: fallen on the way of an attack that ended at a point that is classified correctly.
+        attacks: number of attacks made.
+        check: what the check on a part of the survivors found, by name (see `robustness`).
+    """
+
+    correct: np.ndarray
+    robust: np.ndarray
+    first: np.ndarray
+    zero_gradient: np.ndarray
+    no_gradient: np.ndarray
+    margin: np.ndarray
+    risen: np.ndarray
+    silent: np.ndarray
+    attacks: int = 0
+    check: dict[str, float] = field(default_factory=dict)
 
 
 @jax.jit
-def _clean(predict: Predictor, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Whether each image is classified correctly, and whether its cross-entropy has a gradient of exactly zero."""
+def _clean(predict: Predictor, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Of clean images: whether they are classified correctly, which gradients are exactly zero, and their logits."""
+    logits, pull = jax.vjp(predict, images)
 
-    def loss(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = predict(images)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum(), logits
+    def plain(logits: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
 
-    gradient, logits = jax.grad(loss, has_aux=True)(images)
-    return jnp.argmax(logits, axis=-1) == labels, jnp.all(gradient == 0, axis=(1, 2, 3))
+    [gradient] = pull(jax.grad(plain)(logits))
+    followed, *_ = ascent(predict, images, labels, labels, LOSSES.index("cross_entropy"), False)
+    return {
+        "correct": correct(logits, labels),
+        "zero_gradient": jnp.all(gradient == 0, axis=(1, 2, 3)),
+        "no_gradient": jnp.all(followed == 0, axis=(1, 2, 3)),
+        "logits": logits,
+    }
 
 
 @jax.jit
 def _correct(predict: Predictor, images: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.argmax(predict(images), axis=-1) == labels
+    return correct(predict(images), labels)
+
+
+@jax.jit
+def _cosines(predict: Predictor, images: jax.Array, labels: jax.Array, keys: jax.Array, ball: Ball) -> jax.Array:
+    """Between the gradients that attacks follow at an image and at a random point of a hundredth of its ball, (B,)."""
+    near = replace(ball, epsilon=ball.epsilon / 100).random(images, jax.random.wrap_key_data(keys))
+    first, second = (
+        ascent(predict, x, labels, labels, LOSSES.index("cross_entropy"), False)[0].reshape(len(x), -1)
+        for x in (images, near)
+    )
+    lengths = jnp.linalg.norm(first, axis=1) * jnp.linalg.norm(second, axis=1)
+    return jnp.sum(first * second, axis=1) / jnp.where(lengths > 0, lengths, jnp.inf)
+
+
+@jax.jit
+def _keys(key: jax.Array, numbers: jax.Array, indices: jax.Array) -> jax.Array:
+    """A key for each attempt (its number) at each image (its index), as raw data; no other image plays a part."""
+
+    def one(number: jax.Array, index: jax.Array) -> jax.Array:
+        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, index), number))
+
+    return jax.vmap(one)(numbers, indices)
 
 
 def spread(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -61,69 +213,275 @@ def at_once(count: int, batch_size: int) -> int:
     return min(count, max(batch_size, 100))
 
 
-def _survives(
-    predict: Predictor, images: jax.Array, labels: jax.Array, key: jax.Array, attack: Attack, execution: Execution
-) -> jax.Array:
-    return _correct(predict, pgd(predict, images, labels, key, attack, execution), labels)
+class _Attempts:
+    """A predictor and the images that are attempted on it, by their row."""
+
+    def __init__(
+        self,
+        predict: Predictor,
+        images: np.ndarray,
+        labels: np.ndarray,
+        indices: np.ndarray,
+        key: jax.Array,
+        ball: Ball,
+        execution: Execution,
+        batch_size: int,
+        surrogates: Sequence[Predictor] = (),
+    ):
+        self.sources = (*surrogates, predict)
+        self.predict, self.images, self.labels, self.indices = predict, images, labels, indices
+        self.key, self.ball, self.execution, self.batch_size = key, ball, execution, batch_size
+
+    def keys(self, rows: np.ndarray, numbers: Any) -> np.ndarray:
+        """Raw random keys of attempts, one for each row."""
+        numbers = np.broadcast_to(np.asarray(numbers, np.uint32), rows.shape)
+        # Filled up to a power of two, so that few programs serve all lengths.
+        size = 1 << max(len(rows) - 1, 0).bit_length()
+        made = _keys(self.key, np.resize(numbers, size), np.resize(self.indices[rows].astype(np.uint32), size))
+        return np.asarray(made)[: len(rows)]
+
+    def chunks(self, function: Any, rows: np.ndarray, *more: Any, predict: Predictor | None = None) -> Any:
+        """A function of the predictor (or another), images, labels and ``more``, row by row."""
+        batches = self.images[rows], self.labels[rows], *more
+        run = partial(function, predict or self.predict)
+        return self.execution.in_chunks(run, self.batch_size, *batches)
+
+    def clean(self) -> dict[str, np.ndarray]:
+        return self.chunks(lambda predict, x, y: _clean(predict, as_float(x), y), np.arange(len(self.labels)))
+
+    def by_apgd(
+        self,
+        rows: np.ndarray,
+        numbers: Any,
+        loss: Loss,
+        steps: int,
+        targets: np.ndarray | None,
+        *,
+        start: bool = True,
+        source: int = -1,
+    ) -> Found:
+        """APGD on some rows, each with the number of the attempt and, where targeted, its target."""
+        attack = APGD(self.ball, LOSSES.index(loss), targets is not None, steps, start)
+
+        def run(predict, x, y, target, key) -> Found:
+            items = Items(as_float(jnp.asarray(x)), jnp.asarray(y), jnp.asarray(target), jax.random.wrap_key_data(key))
+            return apgd(predict, items, attack, self.execution)._replace(x=jnp.zeros(len(x)))
+
+        aims = self.labels[rows] if targets is None else targets
+        return self.chunks(run, rows, aims, self.keys(rows, numbers), predict=self.sources[source])
+
+    def by_fab(self, rows: np.ndarray, numbers: Any, steps: int, targets: np.ndarray) -> np.ndarray:
+        """Whether targeted FAB takes a row."""
+        attack = FAB(self.ball, steps, False)
+
+        def run(predict, x, y, target, key) -> jax.Array:
+            items = Items(as_float(jnp.asarray(x)), jnp.asarray(y), jnp.asarray(target), jax.random.wrap_key_data(key))
+            return fab(predict, items, attack, self.execution)
+
+        return self.chunks(run, rows, targets, self.keys(rows, numbers))
+
+    def by_square(self, rows: np.ndarray, numbers: Any, queries: int) -> np.ndarray:
+        """Whether the Square attack takes a row; what has fallen leaves the search at the ends of its legs."""
+        settings, fallen = Square(self.ball), np.zeros(len(rows), bool)
+        left, keys = np.arange(len(rows)), self.keys(rows, numbers)
+        search: Any = jax.tree.map(np.asarray, begin(as_float(self.images[rows])))
+        ends = [end for end in _LEGS if end < queries] + [queries]
+
+        def run(leg, predict, x, y, key, search):
+            x, y = as_float(jnp.asarray(x)), jnp.asarray(y)
+            items = Items(x, y, y, jax.random.wrap_key_data(key))
+            return square(predict, jax.tree.map(jnp.asarray, search), items, settings, leg, self.execution)
+
+        for leg in pairwise(ends):
+            if not len(left):
+                break
+            search = self.chunks(partial(run, leg), rows[left], keys[left], search)
+            fallen[left] = search.fallen
+            stands = ~search.fallen
+            left, search = left[stands], jax.tree.map(lambda leaf, stands=stands: leaf[stands], search)
+        return fallen
 
 
-def robustness(
+# Attempts of the check have numbers of their own, behind those of any evaluation.
+_OF_CHECK, _OF_WITNESS, _OF_PROBE = 1 << 20, 1 << 21, 1 << 22
+
+
+def evaluate(
     predict: Predictor,
-    images: jax.Array,
-    labels: jax.Array,
+    images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array,
     key: jax.Array,
     settings: Robustness,
     execution: Execution,
     batch_size: int,
-) -> dict[str, float]:
-    """Clean and robust accuracy with the figures that tell whether to believe the latter.
+    indices: np.ndarray | None = None,
+    surrogates: Sequence[Predictor] = (),
+) -> Evaluation:
+    """Attack image by image what still stands, and check on a part of the rest what more of it would take.
 
-    An image counts as robust if it is classified correctly after every attack: PGD on the cross-entropy, and PGD of
-    the same strength on the margin with ``margin_restarts`` random starts.
+    An image that is misclassified, as it is or anywhere on the way of an attack, is attacked no more. Its random
+    numbers depend on ``key``, on its index and on the number of the attack alone, so that the outcome for an image does
+    not depend on order, batches, or which others still stand (but for the last digits of batched products).
 
     Args:
-        images: (N, H, W, channels), 8-bit or in [0, 1]; evaluated in batches that are spread over the whole set.
-        key: for random starts.
+        predict: logits of the predictor, image by image.
+        images: (N, H, W, channels), 8-bit or in the ball's box.
+        labels: (N,).
+        settings: ball and strength.
+        batch_size: images at once, which bounds the memory.
+        indices: (N,) the images' places in their data set; 0 … N − 1 unless given.
+        surrogates: predictors of the same logits with other derivatives, such as `Expansion.surrogates`, which APGD
+            follows in turn with the predictor itself; what counts is whether the logits are those of another class.
+
+    Raises:
+        InputError: images outside the box; a loss that needs more classes.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    indices = np.arange(len(labels)) if indices is None else np.asarray(indices)
+    ball, strength = settings.ball, settings.strength
+    ball.check(as_float(images[:0]) if images.dtype == np.uint8 else images)
+    job = _Attempts(predict, images, labels, indices, key, ball, execution, batch_size, surrogates)
+    clean = job.clean()
+    count, classes = clean["logits"].shape
+    rounds = strength.rounds(classes, len(surrogates))
+    # Other classes of each image, the most likely first.
+    likely = np.argsort(np.where(np.arange(classes) == labels[:, None], np.inf, -clean["logits"]), axis=1)
+    result = Evaluation(
+        clean["correct"], clean["correct"].copy(), clean["correct"].copy(), clean["zero_gradient"],
+        clean["no_gradient"], np.full(count, -np.inf), np.zeros(count), np.zeros(count, bool),
+    )  # fmt: skip
+    in_vain = np.zeros(count, int)  # attacks in a row that brought an image no closer
+    for number, of in enumerate(rounds):
+        rows = np.flatnonzero(result.robust & (strength.quiet is None or in_vain < (strength.quiet or 0)))
+        if not len(rows):
+            break
+        fallen, found = _attempt(job, of.stage, rows, number, likely[rows, of.place], of.source)
+        if found is not None:
+            before = result.margin[rows]
+            in_vain[rows] = np.where(found.margin > (1 - _CLOSER) * before, 0, in_vain[rows] + 1)
+            higher = found.margin > before
+            result.margin[rows[higher]], result.risen[rows[higher]] = found.margin[higher], found.risen[higher]
+            result.silent[rows] |= found.fallen & ~found.ended
+        result.robust[rows[fallen]] = False
+        if number == 0:
+            result.first = result.robust.copy()
+        result.attacks += 1
+    result.check = _check(job, result, strength, rounds, likely)
+    return result
+
+
+def _attempt(
+    job: _Attempts, stage: Stage, rows: np.ndarray, numbers: Any, targets: np.ndarray, source: int, more: int = 1
+) -> tuple[np.ndarray, Found | None]:
+    """Which rows an attack takes with ``more`` times its steps, and of APGD all that it found.
+
+    ``source``: of the gradient that APGD follows (see `Round`).
+    """
+    if stage.method == "square":
+        return job.by_square(rows, numbers, more * stage.steps), None
+    if stage.method == "fab":
+        return job.by_fab(rows, numbers, more * stage.steps, targets), None
+    aims = targets if stage.targets else None
+    found = job.by_apgd(rows, numbers, stage.loss, more * stage.steps, aims, source=source)
+    return np.asarray(found.fallen), found
+
+
+def _balanced(job: _Attempts, rows: np.ndarray, number: int) -> np.ndarray:
+    """Up to ``number`` of some rows, as many of each class as possible; the images' keys alone decide which."""
+    draw = job.keys(rows, _OF_PROBE)[:, 0]
+    order = np.lexsort((draw, job.labels[rows]))
+    of_class = job.labels[rows][order]
+    turn = np.arange(len(rows)) - np.searchsorted(of_class, of_class)
+    return np.sort(rows[order[np.argsort(turn, kind="stable")[:number]]])
+
+
+def _check(
+    job: _Attempts, result: Evaluation, strength: Strength, rounds: list[Round], likely: np.ndarray
+) -> dict[str, float]:
+    """What `robustness` says of the check."""
+    chosen = _balanced(job, np.flatnonzero(result.robust), strength.checked)
+    standing = np.ones(len(chosen), bool)
+    # One turn of the list, five times, all at once.
+    turn = len(rounds) // strength.repeats
+    attempts = [(number, rounds[number % len(rounds)]) for number in range(MORE * turn)]
+    for stage, source in dict.fromkeys((of.stage, of.source) for _, of in attempts):
+        left = np.flatnonzero(standing)
+        if not len(left):
+            break
+        own = [(number, of.place) for number, of in attempts if (of.stage, of.source) == (stage, source)]
+        rows = np.tile(chosen[left], len(own))
+        numbers = _OF_CHECK + np.repeat([number for number, _ in own], len(left))
+        places = np.repeat([place for _, place in own], len(left))
+        fallen, _ = _attempt(job, stage, rows, numbers, likely[rows, places], source, MORE)
+        standing[left[fallen.reshape(len(own), -1).any(axis=0)]] = False
+    witnessed = job.by_square(chosen, _OF_WITNESS, _WITNESS) if len(chosen) else np.zeros(0, bool)
+    probed = _balanced(job, np.flatnonzero(result.correct), _PROBED)
+    bounded: Any = np.ones(len(probed), bool)
+    cosines = np.ones(len(probed))
+    if len(probed):
+        box = float(job.ball.high) - float(job.ball.low)
+        across = box if job.ball.norm == "linf" else box * np.sqrt(job.images[0].size)
+        everywhere = _Attempts(
+            job.predict, job.images, job.labels, job.indices, job.key, replace(job.ball, epsilon=across),
+            job.execution, job.batch_size,
+        )  # fmt: skip
+        bounded = ~everywhere.by_apgd(probed, _OF_PROBE, "cross_entropy", 20, None, start=False).fallen
+        cosines = job.chunks(
+            lambda predict, x, y, key: _cosines(predict, as_float(jnp.asarray(x)), y, key, job.ball),
+            probed,
+            job.keys(probed, _OF_PROBE),
+        )
+    return {
+        "checked_images": float(len(chosen)),
+        "more_budget_takes": float(np.mean(~standing)) if len(chosen) else 0.0,
+        "gradient_free_takes": float(np.mean(witnessed)) if len(chosen) else 0.0,
+        "probed_images": float(len(probed)),
+        "unbounded_accuracy": float(np.mean(bounded)) if len(probed) else 0.0,
+        "noisy_gradient": float(np.mean(cosines < 0.5)) if len(probed) else 0.0,
+    }
+
+
+def robustness(
+    predict: Predictor,
+    images: np.ndarray | jax.Array,
+    labels: np.ndarray | jax.Array,
+    key: jax.Array,
+    settings: Robustness,
+    execution: Execution,
+    batch_size: int,
+    indices: np.ndarray | None = None,
+    surrogates: Sequence[Predictor] = (),
+) -> dict[str, float]:
+    """Clean and robust accuracy with the figures that tell whether to believe the latter; arguments as `evaluate`.
 
     Returns:
-        Fractions of images: ``accuracy``; ``robust_accuracy``, the worst of the attacks image by image;
-        ``pgd_accuracy`` and ``margin_accuracy`` for each kind of attack alone; ``zero_gradient``, those whose
-        cross-entropy has an input gradient of exactly zero in float32. On the first batch only, ``checked_accuracy``,
-        ``half_steps_accuracy`` and ``half_epsilon_accuracy`` under PGD on the cross-entropy as set, with half the
-        steps, and in half the ball. And 0 or 1 for each of `attack_checks.CHECKS`.
+        Fractions of all images: ``accuracy``; ``robust_accuracy``, correct after every attack; ``first_accuracy``,
+        correct after the first attack; ``zero_gradient``, a cross-entropy whose input gradient is exactly zero in
+        float32; ``no_gradient``, the same of the loss that attacks follow; ``silent_success``, fallen on the way of an
+        attack that ended at a correctly classified point; ``still_rising``, robust, but a quarter more steps would
+        reach the boundary at the pace of the last quarter. And ``images`` and ``attacks``, their numbers.
+
+        Of a class-balanced part of the survivors, ``checked_images`` in number: ``more_budget_takes``, the fraction
+        that falls to five turns of the attacks with five times their steps, and ``gradient_free_takes``, to the Square
+        attack. Of ``probed_images`` correct ones: ``unbounded_accuracy``, in a ball as large as the box, and
+        ``noisy_gradient``, the fraction whose gradient turns by more than 60° within a hundredth of the ball. And 0 or
+        1 for each of `attack_checks.CHECKS`.
     """
-    attack, count = settings.attack, len(labels)
-    margin = replace(attack, on_margin=True, random_start=attack.random_start or settings.margin_restarts > 1)
-    totals = dict.fromkeys(("accuracy", "robust_accuracy", "pgd_accuracy", "margin_accuracy", "zero_gradient"), 0.0)
-    checked: dict[str, float] = {}
-    for batch, (rows, kept) in enumerate(spread(count, batch_size)):
-        x, y, key_of_batch = as_float(images[rows]), labels[rows], jax.random.fold_in(key, batch)
-        keys = [jax.random.fold_in(key_of_batch, start) for start in range(settings.margin_restarts + 1)]
-        pgd_survived = _survives(predict, x, y, keys[0], attack, execution)[:kept]
-        margin_survived = jnp.ones(kept, bool)
-        for restart in keys[1:]:
-            margin_survived &= _survives(predict, x, y, restart, margin, execution)[:kept]
-        correct, without_gradient = _clean(predict, x, y)
-        found = {
-            "accuracy": correct[:kept],
-            "robust_accuracy": pgd_survived & margin_survived,
-            "pgd_accuracy": pgd_survived,
-            "margin_accuracy": margin_survived,
-            "zero_gradient": without_gradient[:kept],
-        }
-        for name, values in found.items():
-            totals[name] += float(values.sum()) / count
-        if batch == 0:
-            weaker = {
-                "half_steps": replace(attack, steps=(attack.steps + 1) // 2),
-                "half_epsilon": replace(attack, epsilon=attack.epsilon / 2, step_size=attack.step_size / 2),
-            }
-            checked["checked_accuracy"] = float(pgd_survived.mean())
-            for name, weak in weaker.items():
-                survived = _survives(predict, x, y, keys[0], weak, execution)[:kept]
-                checked[f"{name}_accuracy"] = float(survived.mean())
-            checked["checked_images"] = kept
-    return {**totals, **checked, **failed_checks({**totals, **checked})}
+    found = evaluate(predict, images, labels, key, settings, execution, batch_size, indices, surrogates)
+    rising = found.robust & np.isfinite(found.margin) & (found.risen >= -found.margin)
+    record = {
+        "images": float(len(found.correct)),
+        "attacks": float(found.attacks),
+        "accuracy": float(found.correct.mean()),
+        "robust_accuracy": float(found.robust.mean()),
+        "first_accuracy": float(found.first.mean()),
+        "zero_gradient": float(found.zero_gradient.mean()),
+        "no_gradient": float(found.no_gradient.mean()),
+        "silent_success": float(found.silent.mean()),
+        "still_rising": float(rising.mean()),
+        **found.check,
+    }
+    return record | failed_checks(record)
 
 
 def accuracy(predict: Predictor, images: np.ndarray, labels: np.ndarray, batch_size: int) -> float:
@@ -133,10 +491,16 @@ def accuracy(predict: Predictor, images: np.ndarray, labels: np.ndarray, batch_s
     return float(sum(found)) / len(labels)
 
 
+def has_gradient(predict: Predictor, images: np.ndarray, labels: np.ndarray, batch_size: int) -> bool:
+    """Whether the loss that attacks follow has a gradient at most of the images (judged by one batch of them)."""
+    rows, kept = next(spread(len(labels), batch_size))
+    return bool(_clean(predict, as_float(images[rows]), labels[rows])["no_gradient"][:kept].mean() < 0.5)
+
+
 def transfer_matrix(
     predictors: Sequence[Predictor],
-    images: jax.Array,
-    labels: jax.Array,
+    images: np.ndarray,
+    labels: np.ndarray,
     key: jax.Array,
     attack: Attack,
     execution: Execution,
@@ -144,18 +508,14 @@ def transfer_matrix(
 ) -> np.ndarray:
     """Accuracy of every predictor on attacks made on every predictor, (sources, targets), as fractions of images.
 
-    Attacked images stay floating-point numbers. The diagonal is the white-box ``pgd_accuracy`` of `robustness` with
-    the same key and batches.
+    Attacked images are those of `attacked`; they stay floating-point numbers.
     """
-    correct = np.zeros((len(predictors), len(predictors)))
-    for batch, (rows, kept) in enumerate(spread(len(labels), batch_size)):
-        x, y = as_float(images[rows]), labels[rows]
-        start = jax.random.fold_in(jax.random.fold_in(key, batch), 0)
-        for source, predict in enumerate(predictors):
-            attacked = pgd(predict, x, y, start, attack, execution)
-            for target, other in enumerate(predictors):
-                correct[source, target] += float(_correct(other, attacked, y)[:kept].sum())
-    return correct / len(labels)
+    matrix = np.zeros((len(predictors), len(predictors)))
+    for source, predict in enumerate(predictors):
+        made = attacked(predict, images, labels, key, attack, execution, batch_size)
+        for target, other in enumerate(predictors):
+            matrix[source, target] = accuracy(other, made, labels, batch_size)
+    return matrix
 
 
 def attacked(
@@ -167,10 +527,14 @@ def attacked(
     execution: Execution,
     batch_size: int,
 ) -> np.ndarray:
-    """All images (N, H, W, channels) under `attacks.pgd`, as float32 in [0, 1], kept outside the device."""
+    """All images (N, H, W, channels) under `attacks.pgd.pgd`, as float32 in [0, 1], kept outside the device.
+
+    The random start of an image depends on ``key`` and its index alone.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
     result = np.zeros(images.shape, np.float32)
-    for batch, (rows, kept) in enumerate(spread(len(labels), batch_size)):
-        x, y = as_float(images[rows]), labels[rows]
-        made = pgd(predict, x, y, jax.random.fold_in(key, batch), attack, execution)
+    for rows, kept in spread(len(labels), batch_size):
+        keys = jax.random.wrap_key_data(_keys(key, np.zeros(len(rows), np.uint32), rows.astype(np.uint32)))
+        made = pgd(predict, as_float(images[rows]), labels[rows], keys, attack, execution)
         result[rows[:kept]] = made[:kept]
     return result

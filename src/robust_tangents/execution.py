@@ -53,13 +53,63 @@ class Execution:
             return None
         return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
-    def loop(self, start: int | jax.Array, stop: int | jax.Array, body: Callable, carry: Carry) -> Carry:
-        """``carry = body(i, carry)`` for start ≤ i < stop. A body that is stepped from Python should be compiled."""
-        if self.compiled_loops:
+    def loop(
+        self,
+        start: int | jax.Array,
+        stop: int | jax.Array,
+        body: Callable[[Any, Carry], Carry],
+        carry: Carry,
+        goes_on: Callable[[Carry], jax.Array] | None = None,
+    ) -> Carry:
+        """``carry = body(i, carry)`` for start ≤ i < stop, and while ``goes_on(carry)`` is true, where it is given.
+
+        A body that is stepped from Python should be compiled.
+        """
+        if not self.compiled_loops:
+            for i in range(int(start), int(stop)):
+                if goes_on is not None and not goes_on(carry):
+                    break
+                carry = body(i, carry)
+            return carry
+        if goes_on is None:
             return lax.fori_loop(start, stop, body, carry)
-        for i in range(int(start), int(stop)):
-            carry = body(i, carry)
-        return carry
+        still = goes_on
+
+        def more(place: tuple[jax.Array, Carry]) -> jax.Array:
+            return (place[0] < stop) & still(place[1])
+
+        return lax.while_loop(more, lambda place: (place[0] + 1, body(*place)), (jnp.int32(start), carry))[1]
+
+    def in_chunks(self, function: Callable[..., Any], largest: int, *batches: Any) -> Any:
+        """``function(*batches)`` from chunks of one of two sizes, filled up with repeated rows; results are NumPy's.
+
+        For functions that treat every row by itself, on ever fewer rows: two compiled programs serve all numbers of
+        them. On a CPU chunks are small, and taken on all threads at once.
+
+        Args:
+            function: takes arrays of one length and returns a pytree of arrays of that length.
+            largest: rows that may be taken at once.
+            batches: arrays of one length, at least 1.
+        """
+        count = len(jax.tree.leaves(batches[0])[0])
+        large = min(largest, _PART) if self.on_cpu else largest
+        small = max(large // 4, 1)
+        chunks, begin = [], 0
+        while begin < count:
+            size = large if count - begin > 2 * small else small
+            chunks.append(np.resize(np.arange(begin, min(begin + size, count)), size))
+            begin += size
+
+        def take(rows: np.ndarray) -> Any:
+            made = function(*jax.tree.map(lambda batch: batch[rows], batches))
+            return jax.tree.map(np.asarray, made) if self.on_cpu else made
+
+        if self.on_cpu and _threads() > 1 and len(chunks) > 1:
+            with ThreadPoolExecutor(_threads()) as pool:
+                parts = list(pool.map(take, chunks))
+        else:
+            parts = [take(rows) for rows in chunks]  # an accelerator computes while the next one is prepared
+        return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves])[:count], *parts)
 
     def by_parts(self, function: Callable[..., Any], *batches: jax.Array) -> Any:
         """``function(*batches)``, where a loop steps from Python a few images at a time and on all threads at once.

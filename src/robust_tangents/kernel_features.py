@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robust_tangents.attacks import Attack
+from robust_tangents.attacks.pgd import Attack
 from robust_tangents.errors import InputError
 from robust_tangents.infinite_kernels import Kernel
 

@@ -13,7 +13,7 @@ import optax
 from jax.tree_util import Partial
 
 from robust_tangents import randomness
-from robust_tangents.attacks import Attack, Predictor, divergence_attack, kl_divergence, pgd
+from robust_tangents.attacks.pgd import Attack, Predictor, divergence_attack, kl_divergence, pgd
 from robust_tangents.execution import Execution
 
 

@@ -8,11 +8,11 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from robust_tangents.figures import style
+from robust_tangents.figures import checks, style
 from robust_tangents.figures.style import DASHES, LINES
 
 PANELS = {
-    "accuracy": "Test accuracy of the network (%)",
+    "accuracy": "Test accuracy, clean and robust (%)",
     "velocity": "Loo et al.: kernel velocity (per epoch)",
     "distance_to_final": "Loo et al.: distance to the final kernel",
     "effective_rank": "Loo et al.: effective rank",
@@ -78,4 +78,5 @@ def three_lenses(
         handles.append(Line2D([], [], color="0.75", linewidth=1, label="settings change"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figure.suptitle(title)
+    style.warn(figure, checks.failed(table, ["run"], lambda run: f"{run} training"))
     return figure

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robust_tangents.figures import loo_tables, opened, su_tables, tsilivis_tables
+from robust_tangents.figures import checks, loo_tables, opened, su_tables, tsilivis_tables
 
 COLUMNS = ["panel", "condition", "run", "seed", "epoch", "value"]
 
@@ -26,12 +26,25 @@ def eigenfeatures(paths: Iterable[str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def network_robustness(paths: Iterable[str]) -> pd.DataFrame:
+    """Columns run, seed, epoch, panel (robust_accuracy, `checks.RECORDED`), value, of files of kind "eigenfeatures"."""
+    tables = []
+    for artefact, seed in opened.of_seeds(paths, "eigenfeatures"):
+        for run in artefact.spec["networks"]:
+            found = artefact[f"seed{seed}/{run}"]
+            for panel in ("robust_accuracy", *checks.RECORDED):
+                columns = {"run": run, "seed": seed, "epoch": found["epochs"], "panel": panel}
+                tables.append(pd.DataFrame({**columns, "value": found[f"network_{panel}"]}))
+    return checks.attackable(pd.concat(tables, ignore_index=True), ["run", "seed", "epoch"])
+
+
 def three_lenses(spec: Mapping[str, Any]) -> pd.DataFrame:
     """Columns panel, condition (clean, perturbed, or empty), run, seed, epoch, value.
 
-    Panels: accuracy (of the network, test images); velocity, distance_to_final and effective_rank; mass (of the squared
-    eigenvalues in the top eigenspace); features (mean accuracy of the top features of the kernel, test images); nc1 and
-    angle (of centred class means with those of clean images; training images, mean over classes).
+    Panels: accuracy (of the network, test images; perturbed: robust accuracy) and the checks of the latter; velocity,
+    distance_to_final and effective_rank; mass (of the squared eigenvalues in the top eigenspace); features (mean
+    accuracy of the top features of the kernel, test images); nc1 and angle (of centred class means with those of clean
+    images; training images, mean over classes).
     """
     [row] = spec["rows"]
 
@@ -43,13 +56,17 @@ def three_lenses(spec: Mapping[str, Any]) -> pd.DataFrame:
     collapse = su_tables.collapse(files("collapse"), ["accuracy", "nc1", "centred_angle"])
     collapse = collapse[collapse["condition"].isin(["clean", "perturbed"])]
     of_network = collapse[(collapse["measure"] == "accuracy") & (collapse["part"] == "test")]
+    of_network = of_network[of_network["condition"] == "clean"]
     last = collapse[(collapse["stage"] == "penultimate") & (collapse["part"] == "train")]
     angles = last[last["measure"] == "centred_angle"]
     angles = angles.groupby(["condition", "run", "seed", "epoch"], as_index=False)["value"].mean()
+    robust = network_robustness(spec["files"])
     features = eigenfeatures(spec["files"])
     features = features.groupby(["condition", "run", "seed", "epoch"], as_index=False)["value"].mean()
     parts = [
         of_network.assign(panel="accuracy"),
+        robust[robust["panel"] == "robust_accuracy"].assign(panel="accuracy", condition="perturbed"),
+        robust[robust["panel"].isin(checks.RECORDED)].assign(condition=""),
         kernels[kernels["panel"] != "specialization"].assign(condition=""),
         mass[mass["top"] == mass["top"].max()].assign(panel="mass", condition=""),
         features.assign(panel="features"),

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from robust_tangents.figures import loo_tables, style
 from robust_tangents.figures.style import DASHES, LINES
@@ -20,7 +21,7 @@ KERNEL_PANELS = {
     "effective_rank": "Effective rank",
     "specialization": "Mean kernel specialization",
 }
-CONTROL: dict[str, Any] = {"pgd_accuracy": "", "margin_accuracy": DASHES, "zero_gradient": (1, 1)}
+CONTROL: dict[str, Any] = {"first_accuracy": "", "robust_accuracy": DASHES, "zero_gradient": (1, 1)}
 SECOND_STAGE = ("standard", "linearized", "centered", "nonlinear", "nonlinear_centered")
 
 
@@ -138,11 +139,11 @@ def frozen_kernel(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], colour
     """Adversarial training on frozen kernels: accuracies against spawn epoch, and which attack they are due to.
 
     One column per parent with the accuracies of linearized and centered networks and, as horizontal lines, those of
-    the baseline parent at its last spawn epoch; then one column with the robust accuracy of networks from the first
-    parent under each kind of attack alone, and the images whose cross-entropy gradient is exactly zero.
+    the baseline parent at its last spawn epoch; then one column with what the first and what all attacks leave of
+    networks from the first parent, and the images whose cross-entropy gradient is exactly zero.
 
     Args:
-        table: as for `fig2`, with the panels "pgd_accuracy", "margin_accuracy" and "zero_gradient" as well.
+        table: as for `fig2`, with the panels "first_accuracy" and "zero_gradient" as well.
         rows: title, curves (labels of parents), ``baseline`` (one of them) and ``reference`` (a fraction or None).
         colours: configured colours of networks.
 
@@ -171,8 +172,8 @@ def frozen_kernel(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], colour
             hue_order=list(networks), palette=networks, style="panel", style_order=list(CONTROL),
             dashes=list(CONTROL.values()), ax=ax, **LINES,
         )  # fmt: skip
-        ax.set(ylim=(-2, 102), ylabel="", title=f"By attack, {parents[0]} parent")
-        names = ("PGD, cross-entropy", "PGD, margin", "zero gradient (images)")
+        ax.set(ylim=(-2, 102), ylabel="", title=f"Attack by attack, {parents[0]} parent")
+        names = ("after the first attack", "after all attacks", "zero gradient (images)")
         handles = [Line2D([], [], color="0.3", dashes=dash or (None, None)) for dash in CONTROL.values()]
         ax.legend(handles, names, loc="best")
         for ax in axes[i]:
@@ -187,7 +188,9 @@ def frozen_kernel(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], colour
 
 
 def transfer(table: pd.DataFrame) -> Figure:
-    """Accuracy of every network (columns) on attacks made on every network (rows), mean over seeds, in per cent.
+    """Accuracy of every network (columns) under PGD made on every network (rows), mean over seeds, in per cent.
+
+    The diagonal, outlined, is robust accuracy: what all attacks on the network itself leave.
 
     Args:
         table: columns source, target, seed, value, masked; names read "parent, variant, epoch".
@@ -207,7 +210,12 @@ def transfer(table: pd.DataFrame) -> Figure:
     for place in [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]:
         ax.axhline(place, color="white", linewidth=2.5)
         ax.axvline(place, color="white", linewidth=2.5)
-    ax.set(xlabel="Target (parent, network, spawn epoch)", ylabel="Source of the attack")
+    for place in range(len(names)):
+        ax.add_patch(Rectangle((place, place), 1, 1, fill=False, edgecolor="tab:red", linewidth=1.2))
+    ax.set(
+        xlabel="Target (parent, network, spawn epoch); outlined: robust accuracy of the target",
+        ylabel="Source of the PGD attack",
+    )
     ax.tick_params(length=0)
     masked = " | ".join(table.loc[table["masked"], "target"].unique())
     style.warn(figure, [f"an attack made elsewhere is stronger than the white-box one: {masked}"] if masked else [])

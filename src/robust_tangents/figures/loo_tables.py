@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robust_tangents.attack_checks import CHECKS
 from robust_tangents.figures import checks, opened
 
-ACCURACIES = ("accuracy", "robust_accuracy", "pgd_accuracy", "margin_accuracy", "zero_gradient")
+ACCURACIES = ("accuracy", "robust_accuracy", "first_accuracy", "zero_gradient")
 
 
 def kernel_measures(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -42,8 +41,8 @@ def _panels(measured: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, n
 def second_stages(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Columns row, panel, parent, network, seed, epoch (of spawning), value.
 
-    Panels are those of ACCURACIES and of CHECKS (0 or 1) that a network has under the row's attack, and
-    relative_magnitude.
+    Panels are those of ACCURACIES and of `checks.RECORDED` that a network has under the row's attack, and
+    relative_magnitude. Networks that give attacks no gradient to follow have no robust accuracy.
 
     Args:
         rows: rows of a figure: ``title``, ``attack``, and ``curves`` with ``label`` and the ``files`` of kind
@@ -54,13 +53,13 @@ def second_stages(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         epochs = stage2[f"seed{seed}/spawn_epochs"]
         for network in set(stage2.names(f"seed{seed}")) - {"spawn_epochs"}:
             group = f"seed{seed}/{network}"
-            names = {panel: f"{group}/{row['attack']}/{panel}" for panel in (*ACCURACIES, *CHECKS)}
+            names = {panel: f"{group}/{row['attack']}/{panel}" for panel in (*ACCURACIES, *checks.RECORDED)}
             names["relative_magnitude"] = f"{group}/relative_magnitude"
             for panel, name in names.items():
                 if name in stage2:
                     columns = {"row": row["title"], "panel": panel, "parent": parent, "network": network, "seed": seed}
                     tables.append(pd.DataFrame({**columns, "epoch": epochs, "value": stage2[name]}))
-    table = pd.concat(tables, ignore_index=True)
+    table = checks.attackable(pd.concat(tables), ["row", "parent", "network", "seed", "epoch"])
     return table.sort_values(["row", "parent", "network", "panel", "seed", "epoch"], kind="stable", ignore_index=True)
 
 
@@ -75,16 +74,19 @@ def failed_checks(table: pd.DataFrame) -> list[str]:
 
 
 def transfer(paths: Iterable[str]) -> pd.DataFrame:
-    """Columns source, target, seed, value (accuracy of the target on attacks made on the source), and ``masked``.
+    """Columns source, target, seed, value, and ``masked``.
 
-    ``masked`` says whether some other source hurts the target more than its own attack, beyond chance. Sources and
-    targets read "parent, variant, epoch", in the order of the files of kind "transfer".
+    The value is the accuracy of the target under PGD made on the source; on the diagonal it is the target's robust
+    accuracy, after all attacks on itself. ``masked`` says whether PGD on some other source leaves less of the target
+    than that, beyond chance. Sources and targets read "parent, variant, epoch", in the order of the files of kind
+    "transfer".
     """
     tables = []
     for measured, seed in opened.of_seeds(paths, "transfer"):
         found = measured[f"seed{seed}"]
         names = [name.decode().replace("|", ", ") for name in found["networks"]]
-        table = pd.DataFrame(found["accuracy"], index=names, columns=names)
+        matrix = np.where(np.eye(len(names), dtype=bool), found["robust_accuracy"], found["accuracy"])
+        table = pd.DataFrame(matrix, index=names, columns=names)
         table = table.rename_axis("source").melt(ignore_index=False, var_name="target").reset_index()
         masked = dict(zip(names, found["stronger_than_white_box"], strict=True))
         tables.append(table.assign(seed=seed, masked=table["target"].map(masked)))

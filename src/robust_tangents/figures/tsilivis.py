@@ -300,7 +300,7 @@ def fig8(table: pd.DataFrame, names: Mapping[str, str], title: str) -> Figure:
 
     Args:
         table: columns row, curve ("parent" or the epoch of linearization), seed, epoch, panel (accuracy,
-            robust_accuracy, CHECKS), value.
+            robust_accuracy, `checks.RECORDED`), value.
         names: of the rows.
         title: of the panels, in front of their row's name.
 

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from robust_tangents import storage
-from robust_tangents.attack_checks import CHECKS
-from robust_tangents.figures import opened
+from robust_tangents.figures import checks, opened
 
 
 def _architectures(paths: Iterable[str]) -> Iterator[tuple[str, storage.Artefact]]:
@@ -168,15 +167,17 @@ def mass(dynamics: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def linearized_runs(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Columns row (second stage), curve ("parent", or the epoch of linearization), seed, epoch, panel (accuracy,
-    robust_accuracy, CHECKS), value: along the parent run, and along training of its linearization from some epochs.
+    """Columns row (second stage), curve ("parent", or the epoch of linearization), seed, epoch, panel, value.
+
+    Along the parent run, and along training of its linearization from some epochs. Panels: accuracy, robust_accuracy,
+    and `checks.RECORDED`.
 
     Args:
         rows: rows of a figure: ``stage2``, ``attack``, and one curve with the files ``stage2`` of kind "stage 2" and
             ``segments`` of kind "segment".
     """
     tables = []
-    panels = ("accuracy", "robust_accuracy", *CHECKS)
+    panels = ("accuracy", "robust_accuracy", *checks.RECORDED)
     for row, _, segment, seed in opened.of_curves(rows, "segment", "segments"):
         metrics = segment[f"seed{seed}/metrics"]
         for panel in panels:
@@ -191,7 +192,7 @@ def linearized_runs(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
                 epochs = begin + stage2.spec["evaluate_every"] * np.arange(len(values))
                 columns = {"row": row["stage2"], "curve": f"{begin:g}", "seed": seed, "epoch": epochs}
                 tables.append(pd.DataFrame({**columns, "panel": panel, "value": values}))
-    return pd.concat(tables, ignore_index=True)
+    return checks.attackable(pd.concat(tables, ignore_index=True), ["row", "curve", "seed", "epoch"])
 
 
 def eigenattacks(paths: Iterable[str]) -> pd.DataFrame:

@@ -1,30 +1,25 @@
-"""Adversarial attacks on any predictor."""
+"""Projected gradient descent, the attack of training and of the papers' measurements."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from robust_tangents.attacks.ball import Ball, Norm, Predictor, length, unit
 from robust_tangents.execution import Execution
-
-Predictor = Callable[[jax.Array], jax.Array]
-"""Images (B, H, W, C) to logits (B, classes). A `jax.tree_util.Partial`, so that parameters are not compiled in."""
-
-
-Norm = Literal["linf", "l2"]
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("epsilon", "step_size", "steps", "random_start", "on_margin", "targeted"),
+    data_fields=("epsilon", "step_size", "steps", "random_start", "on_margin", "targeted", "low", "high"),
     meta_fields=("norm",),
 )
 @dataclass(frozen=True)
 class Attack:
-    """Projected gradient descent in the ball of radius ``epsilon`` and the box [0, 1] (pixel units).
+    """Projected gradient descent in the ball of radius ``epsilon`` and the box [low, high], [0, 1] unless said.
 
     A pytree of numbers, so that all attacks on a predictor in one norm share one compiled program.
 
@@ -42,6 +37,8 @@ class Attack:
     on_margin: bool | jax.Array = False
     targeted: bool | jax.Array = False
     norm: Norm = "linf"
+    low: float | jax.Array = 0.0
+    high: float | jax.Array = 1.0
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> "Attack":
@@ -50,38 +47,34 @@ class Attack:
         step_size = 2 * spec["epsilon"] / steps if spec["step_size"] is None else spec["step_size"]
         return cls(spec["epsilon"], step_size, steps, spec["random_start"], norm=spec["norm"])
 
+    @property
+    def ball(self) -> Ball:
+        """Where its images may be."""
+        return Ball(self.epsilon, self.norm, self.low, self.high)
+
     def start(self, images: jax.Array, key: jax.Array) -> jax.Array:
         """Images displaced at random inside the ball and clipped to the box; as they are without a random start.
 
-        ℓ∞: uniform in the ball. ℓ2: in a uniformly random direction by a uniform share of the radius.
+        ℓ∞: uniform in the ball. ℓ2: in a uniformly random direction by a uniform share of the radius. From one key for
+        the batch, or from one for each image, which makes an image's start independent of the batch.
         """
+        if key.ndim:
+            return jnp.where(self.random_start, self.ball.random(images, key), images)
         if self.norm == "linf":
             noise = jax.random.uniform(key, images.shape, images.dtype, -1, 1)
         else:
             of_direction, of_length = jax.random.split(key)
-            length = jax.random.uniform(of_length, (len(images), 1, 1, 1), images.dtype)
-            noise = length * _unit(jax.random.normal(of_direction, images.shape, images.dtype))
-        return jnp.clip(images + noise * self.epsilon * self.random_start, 0, 1)
+            share = jax.random.uniform(of_length, (len(images), 1, 1, 1), images.dtype)
+            noise = share * unit(jax.random.normal(of_direction, images.shape, images.dtype))
+        return self.ball.clip(images + noise * self.epsilon * self.random_start)
 
     def step(self, x: jax.Array, gradient: jax.Array, images: jax.Array) -> jax.Array:
         """One step of length ``step_size`` uphill, back into the box, back into the ball around ``images``."""
         if self.norm == "linf":
-            x = jnp.clip(x + self.step_size * jnp.sign(gradient), 0, 1)
+            x = self.ball.clip(x + self.step_size * jnp.sign(gradient))
             return images + jnp.clip(x - images, -self.epsilon, self.epsilon)
-        offset = jnp.clip(x + self.step_size * _unit(gradient), 0, 1) - images
-        return images + offset * jnp.minimum(1, self.epsilon / jnp.maximum(_norm(offset), 1e-12))
-
-
-def _norm(x: jax.Array) -> jax.Array:
-    """ℓ2 norm of each image of a batch, (B, 1, 1, 1)."""
-    return jnp.sqrt(jnp.sum(x**2, axis=(1, 2, 3), keepdims=True))
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Images of a batch over their norms, without underflow; what is zero stays zero."""
-    largest = jnp.max(jnp.abs(x), axis=(1, 2, 3), keepdims=True)
-    x = x / jnp.where(largest > 0, largest, 1)
-    return x / jnp.maximum(_norm(x), 1)
+        offset = self.ball.clip(x + self.step_size * unit(gradient)) - images
+        return images + offset * jnp.minimum(1, self.epsilon / jnp.maximum(length(offset), 1e-12))
 
 
 def _summed_loss(predict: Predictor, images: jax.Array, labels: jax.Array, attack: Attack) -> jax.Array:
@@ -121,17 +114,21 @@ def pgd(
 
     Args:
         predict: logits of the attacked predictor, in the mode in which it is attacked.
-        images: (B, H, W, C), in [0, 1].
+        images: (B, H, W, C), in the attack's box.
         labels: (B,) integers.
-        key: for the random start.
+        key: for the random start: one, or one for each image.
         coupled: whether the logits of an image depend on the others, as with batch norm in training mode.
 
     Returns:
-        Images of the same shape in the ball around ``images`` and in [0, 1].
+        Images of the same shape in the ball around ``images`` and in the box.
+
+    Raises:
+        InputError: images outside the box.
 
     Source: Loo et al. 2022, section 2; authors' code (their start point, which adds the noise twice, is not kept).
         ℓ2 and targets: Su et al. 2023, authors' code.
     """
+    attack.ball.check(images)
     run = _compiled_pgd if execution.compiled_loops else _pgd
     return run(predict, images, labels, key, attack, execution, coupled)
 
