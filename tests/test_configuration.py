@@ -153,16 +153,21 @@ def test_training_settings_hold_every_resolved_value(study):
         "epochs": [12, 24],
         "checkpoints": checkpoints,
         "evaluation": {
-            "attack": {
-                "epsilon": 0.15,
-                "steps": 20,
-                "step_size": None,
-                "random_start": True,
-                "norm": "linf",
-                "margin_restarts": 1,
-            },
             "every": 2,
             "points": 400,
+            "robustness": {
+                "norm": "linf",
+                "epsilon": 0.15,
+                "strength": {
+                    "attacks": [
+                        {"method": "apgd", "loss": "cross_entropy", "steps": 5, "targets": 0},
+                        {"method": "apgd", "loss": "margin", "steps": 5, "targets": 0},
+                    ],
+                    "repeats": 1,
+                    "quiet": None,
+                    "checked": 10,
+                },
+            },
         },
     }
 
@@ -272,16 +277,32 @@ def test_settings_of_second_stages_come_in_parts():
     assert spec["variants"] == ["linearized", "centered"]
     assert spec["epochs"] == 15
     assert spec["training"]["attack"]["steps"] == 7
-    assert spec["evaluation_attacks"]["test"]["steps"] == 20
+    assert spec["robustness"]["test"]["epsilon"] == 0.15
+    assert [attack["steps"] for attack in spec["robustness"]["test"]["strength"]["attacks"]] == [20, 100]
     assert study.stage2_segments("benign_data", "benign", 0) == [Segment("benign", 0, 12)]
     assert study.stage2_segments("benign_data", "benign", 2) == [Segment("benign", 12, 24)]
     one = Study(changed(("stage2.benign_data.spawn_epochs", [[12, 24, 0]])))
     assert one.stage2_segments("benign_data", "switch", 0) == [Segment("benign", 0, 12), Segment("switch", 12, 24)]
 
 
+def test_one_strength_serves_every_figure():
+    """Of networks of second stages, and of those that all three papers look at."""
+    study = Study(changed(("evaluation", {"strength": "mine"}), ("strengths", {"mine": {"attacks": [{"steps": 7}]}})))
+    spec = study.stage2_spec("benign_data", "benign", "seed0", 0)
+    assert spec["robustness"]["test"]["strength"]["attacks"][0]["steps"] == 7
+    assert spec["robustness"]["test"]["strength"]["quiet"] is None
+
+
+def test_a_strength_that_is_not_there_or_cannot_be_is_refused():
+    with pytest.raises(InputError, match=r"evaluation.strength: no entry 'strong' in strengths \(known: .*standard"):
+        Study(changed(("evaluation", {"strength": "strong"})))
+    with pytest.raises(InputError, match=r"no entry 'strong' in strengths"):
+        Study(changed(("training.evaluation.strength", "strong")))
+
+
 def test_second_stages_are_evaluated_under_the_attacks_that_figures_show(study):
     def attacks(study: Study, parent: str) -> set[str]:
-        return set(study.stage2_spec("benign_data", parent, "seed0", 0)["evaluation_attacks"])
+        return set(study.stage2_spec("benign_data", parent, "seed0", 0)["robustness"])
 
     assert attacks(study, "benign") == attacks(study, "adversarial") == {"test"}
     row = {"parents": {"benign": "benign", "adversarial": "switch"}, "stage2": "benign_data", "attack": "train"}
@@ -307,7 +328,7 @@ def test_runs_override_the_common_training(study):
     assert {run["batch_size"] for run in study.runs.values()} == {100}
     assert Study(changed(("runs.benign.batch_size", 7))).runs["benign"]["batch_size"] == 7
     own = Study(changed(("runs.benign.evaluation", {"attack": "train"}))).runs["benign"]["evaluation"]
-    assert own == {"attack": "train", "every": 2, "points": 400}
+    assert own == {"attack": "train", "strength": "monitor", "every": 2, "points": 400}
 
 
 def test_architectures_get_their_own_defaults():

@@ -27,8 +27,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "fully_connected": {"architecture": "fully_connected", "widths": [7, 5]},
 }
 RESNET18: dict[str, Any] = {"architecture": "resnet", "width": 64, "blocks": [2, 2, 2, 2]}
-TEST = {"norm": "linf", "epsilon": 0.1, "step_size": None, "steps": 10, "random_start": True, "margin_restarts": 1}
-ATTACK = {key: value for key, value in TEST.items() if key != "margin_restarts"}
+ATTACK = {"norm": "linf", "epsilon": 0.1, "step_size": None, "steps": 10, "random_start": True}
+STRENGTH = {
+    "attacks": [{"method": "apgd", "loss": "cross_entropy", "steps": steps, "targets": 0} for steps in (20, 100)],
+    "repeats": 10,
+    "quiet": 2,
+    "checked": 10,
+}
+TEST = {"norm": "linf", "epsilon": 0.1, "strength": STRENGTH}
 DATA = costs.Data(1300, 400, (8, 8, 1), 4, 10)
 
 
@@ -105,7 +111,7 @@ def segment(**changes):
         "keep_attacked": False,
         "epochs": [0, 10],
         "checkpoints": [0, 5, 10],
-        "evaluation": {"attack": TEST, "every": 10, "points": 200},
+        "evaluation": {"robustness": TEST, "every": 10, "points": 200},
         **changes,
     }
 
@@ -159,7 +165,7 @@ def test_attacks_on_the_network_are_cheaper_than_on_its_expansion():
         "keep_networks": False,
         "evaluate_every": None,
         "spawn_epochs": [0],
-        "evaluation_attacks": {"test": TEST},
+        "robustness": {"test": TEST},
     }
     own = costs.train_stage2(spec, DATA)
     network = costs.train_stage2({**spec, "training": {**training, "attack_mode": "network"}}, DATA)

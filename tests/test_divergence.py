@@ -21,7 +21,16 @@ from robust_tangents.finite import require_finite
 CLASSES, SHAPE = 2, (3, 3, 1)
 MODEL = {"architecture": "fully_connected", "widths": [4]}
 ATTACK = {"epsilon": 0.1, "step_size": None, "steps": 1, "random_start": False, "norm": "linf"}
-EVALUATION = {**ATTACK, "margin_restarts": 1}
+EVALUATION = {
+    "norm": "linf",
+    "epsilon": 0.1,
+    "strength": {
+        "attacks": [{"method": "apgd", "loss": "cross_entropy", "steps": 1, "targets": 0}],
+        "repeats": 1,
+        "quiet": None,
+        "checked": 1,
+    },
+}
 # Weight decay makes every step multiply the weights by −10³⁰: after two they are beyond float32.
 TOO_LARGE = 1e30
 STANDARD = {
@@ -73,7 +82,7 @@ def train(folder: Path, out: str, training: Mapping[str, Any], *previous: str, e
         "keep_attacked": False,
         "epochs": epochs,
         "checkpoints": points,
-        "evaluation": {"attack": EVALUATION, "every": 1, "points": None},
+        "evaluation": {"robustness": EVALUATION, "every": 1, "points": None},
     }
     return script("train", spec, "--data", "data.h5", "--out", out, *previous, folder=folder)
 
@@ -172,7 +181,7 @@ def stage2(folder: Path, training: dict, variant: str = "linearized") -> subproc
         "keep_networks": True,
         "evaluate_every": None,
         "spawn_epochs": [3],
-        "evaluation_attacks": {"test": EVALUATION},
+        "robustness": {"test": EVALUATION},
     }
     return script("train_stage2", spec, "--data", "data.h5", "--segments", RUN, "--out", STAGE2, folder=folder)
 
@@ -246,15 +255,19 @@ def test_transfer_refuses_a_network_of_a_second_stage_that_is_not_finite(folder,
     point = checkpoint()
     kept = {"displacement": point["params"], "batch_stats": point["batch_stats"]}
     kept[not_finite] = jax.tree.map(lambda leaf: leaf * np.nan, kept[not_finite])
+    accuracy = {"test": {"robust_accuracy": np.array([0.5])}}
     of_seed = {
         "spawn_epochs": np.array([3.0]),
+        "standard": accuracy,
         "linearized": {"network": jax.tree.map(lambda leaf: np.stack([leaf]), kept)},
     }
     storage.write(folder / STAGE2, kind="stage 2", data={"seed0": of_seed}, spec={})
     spec = {"model": MODEL, "variants": ["linearized"], "batch_norm": "frozen", "batch_size": 4}
     networks = json.dumps([{"label": "steep", "segments": [RUN], "stage2": [STAGE2]}])
     arguments = "--data", "data.h5", "--networks", networks, "--out", "out.h5"
-    done = script("measure_transfer", {**spec, "spawn_epochs": [3], "attack": ATTACK}, *arguments, folder=folder)
+    done = script(
+        "measure_transfer", {**spec, "spawn_epochs": [3], "attack": ATTACK, "name": "test"}, *arguments, folder=folder
+    )
     line = refused(done, folder / "out.h5")
     expected = f"measure_transfer: {STAGE2}: the linearized network of seed 0 from epoch 3 diverged in training"
     assert line.startswith(f"{expected} (not finite: {not_finite}/")

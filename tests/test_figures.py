@@ -7,11 +7,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from robust_tangents import storage
-from robust_tangents.figures import loo, loo_tables, style, su, su_tables, tsilivis
+from robust_tangents.figures import checks, loo, loo_tables, style, su, su_tables, tsilivis
 
 ROW = {"title": "Digits", "curves": [{"label": "benign"}, {"label": "adversarial"}]}
-PANELS = {"accuracy": 0.9, "robust_accuracy": 0.4, "pgd_accuracy": 0.5, "margin_accuracy": 0.4, "zero_gradient": 0.0}
-CHECKS = dict.fromkeys(("robust_above_clean", "fewer_steps_stronger", "smaller_ball_stronger", "masked_gradients"), 0.0)
+PANELS = {"accuracy": 0.9, "robust_accuracy": 0.4, "first_accuracy": 0.5}
+# Shares of images behind the checks, of which the ones below matter where a check fails.
+CHECKS = dict.fromkeys(checks.RECORDED, 0.0) | {"zero_gradient": 0.12, "more_budget_takes": 0.3}
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ FAILURES = (
     ("benign", "centered", "masked_gradients", 0.5),
     ("benign", "centered", "masked_gradients", 2.0),
     ("adversarial", "linearized", "masked_gradients", 0.0),
-    ("adversarial", "standard", "robust_above_clean", 2.0),
+    ("adversarial", "standard", "more_budget_lowers", 2.0),
 )
 
 
@@ -50,9 +51,11 @@ def test_failed_checks_are_told_with_their_places():
     assert loo_tables.failed_checks(second_stages()) == []
     found = loo_tables.failed_checks(second_stages(*FAILURES))
     assert sorted(found) == [
-        "robust accuracy is above clean accuracy: standard from adversarial parent at 2",
+        "five times the steps and restarts would lower it further: "
+        "standard from adversarial parent at epoch 2 (up to 30% of the images concerned)",
         "the cross-entropy's input gradient is exactly zero for some images: "
-        "centered from benign parent at 0.5, 2; linearized from adversarial parent at 0",
+        "centered from benign parent at epoch 0.5, 2 (up to 12% of the images concerned); "
+        "linearized from adversarial parent at epoch 0 (up to 12% of the images concerned)",
     ]
 
 
@@ -62,9 +65,22 @@ def test_figures_of_robust_accuracy_show_failed_checks():
         assert warning(draw(second_stages(), rows, {})) == ""
         shown = warning(draw(second_stages(*FAILURES), rows, {}))
         assert "to be read with care" in shown
-        assert "centered from benign parent at 0.5, 2" in shown
+        assert "centered from benign parent at epoch 0.5, 2" in shown
     # The parents themselves are not part of this figure.
-    assert "robust accuracy is above clean" not in shown
+    assert "would lower it further" not in shown
+
+
+def test_networks_without_a_gradient_have_no_robust_accuracy():
+    """What attacks cannot follow is not called attacked, and no check cries there."""
+    table = second_stages(("benign", "standard", "no_gradient", 0.0), ("benign", "standard", "masked_gradients", 0.0))
+    left = checks.attackable(table, ["row", "parent", "network", "seed", "epoch"])
+    dead = (left["parent"] == "benign") & (left["network"] == "standard") & (left["epoch"] == 0)
+    assert set(left[dead & (left["seed"] == 1)]["panel"]) == {"accuracy"}
+    assert "robust_accuracy" in set(left[dead & (left["seed"] == 0)]["panel"])
+    assert len(left[~dead]) == len(
+        table[~((table["parent"] == "benign") & (table["network"] == "standard") & (table["epoch"] == 0))]
+    )
+    assert loo_tables.failed_checks(left) == []
 
 
 def linearized_runs(*failures: tuple[str, str, str, float]) -> pd.DataFrame:
@@ -82,10 +98,10 @@ def test_the_figure_of_linearized_training_shows_failed_checks():
     names = {"itself": "attacked itself", "network": "network attacked"}
     assert warning(tsilivis.fig8(linearized_runs(), names, "Digits")) == ""
     masked = [(row, "parent", "masked_gradients", 2.0) for row in names]
-    failures = (*masked, ("network", "0", "robust_above_clean", 3.0))
+    failures = (*masked, ("network", "0", "more_budget_lowers", 3.0))
     shown = warning(tsilivis.fig8(linearized_runs(*failures), names, "Digits"))
-    assert "gradient is exactly zero for some images: network at 2 " in shown
-    assert shown.endswith("robust accuracy is above clean accuracy: network attacked, linearized at epoch 0, at 3")
+    assert "gradient is exactly zero for some images: network at epoch 2 (up to 12% of the images concerned)" in shown
+    assert "would lower it further: network attacked, linearized at epoch 0, at epoch 3 (up to 30%" in shown
 
 
 def test_the_transfer_figure_names_masked_targets():

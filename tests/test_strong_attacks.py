@@ -55,28 +55,33 @@ def numbers_of(predict):
 
 
 def best_gain(norm, epsilon, flat, direction):
-    """Largest ⟨d, δ⟩ over ‖δ‖ ≤ ε with x + δ in [0, 1]: at the corner, or in ℓ2 along min(t d, room) by bisection."""
-    low, high = -flat, 1 - flat
+    """Largest ⟨d, δ⟩ over ‖δ‖ ≤ ε with x + δ in [0, 1]: at the corner, or in ℓ2 along min(t d, room) by bisection.
+
+    Row by row: ``epsilon`` (B,), ``flat`` and ``direction`` (B, pixels).
+    """
+    low, high, epsilon = -flat, 1 - flat, np.broadcast_to(epsilon, len(flat))[:, None]
     if norm == "linf":
-        return np.where(direction > 0, np.minimum(high, epsilon), np.maximum(low, -epsilon)) @ direction
-    inside, outside = 0.0, 1e6
-    for _ in range(200):
+        corner = np.where(direction > 0, np.minimum(high, epsilon), np.maximum(low, -epsilon))
+        return (corner * direction).sum(axis=1)
+    inside, outside = np.zeros((len(flat), 1)), np.full((len(flat), 1), 1e3)
+    for _ in range(60):
         middle = (inside + outside) / 2
         delta = np.clip(middle * direction, low, high)
-        inside, outside = (middle, outside) if np.linalg.norm(delta) <= epsilon else (inside, middle)
-    return np.clip(inside * direction, low, high) @ direction
+        fits = np.linalg.norm(delta, axis=1, keepdims=True) <= epsilon
+        inside, outside = np.where(fits, middle, inside), np.where(fits, outside, middle)
+    return (np.clip(inside * direction, low, high) * direction).sum(axis=1)
 
 
 def worst_gaps(predict, norm, epsilon, images, labels):
     """Largest f_t − f_y in ball and box of an affine predictor, (B, classes); −∞ for the label itself."""
     weights, bias = numbers_of(predict)
+    flat = np.asarray(images, np.float64).reshape(len(images), -1)
     result = np.full((len(images), len(bias)), -np.inf)
-    for i, (image, label) in enumerate(zip(np.asarray(images, np.float64), np.asarray(labels), strict=True)):
-        flat = image.ravel()
-        for target in set(range(len(bias))) - {int(label)}:
-            direction = weights[:, target] - weights[:, label]
-            gap = flat @ direction + bias[target] - bias[label]
-            result[i, target] = gap + best_gain(norm, epsilon, flat, direction)
+    for target in range(len(bias)):
+        direction = weights[:, [target]].T - weights[:, labels].T
+        gap = (flat * direction).sum(axis=1) + bias[target] - bias[labels]
+        result[:, target] = gap + best_gain(norm, epsilon, flat, direction)
+    result[np.arange(len(images)), labels] = -np.inf
     return result
 
 
@@ -105,7 +110,7 @@ def case(rng, norm, make, images):
     """Predictor, images, their predicted labels, and the radius at which about half of the images can be taken."""
     predict = make(rng)
     labels = np.asarray(jnp.argmax(predict(jnp.asarray(images)), axis=1))
-    radii = np.linspace(0.005, 0.38, 60)
+    radii = np.linspace(0.005, 0.38, 30)
     share = [(worst_gaps(predict, norm, r, images, labels).max(axis=1) > 0).mean() for r in radii]
     epsilon = float(radii[int(np.argmin(np.abs(np.array(share) - 0.5)))])
     return predict, labels, epsilon
@@ -252,7 +257,7 @@ def test_the_square_attack_in_l2_takes_most_of_what_can_be_taken_and_nothing_els
     weights[:, 1] = smooth
     predict = Partial(affine, jnp.asarray(weights), jnp.array([0.0, -smooth.sum() / 2]))
     labels = np.asarray(jnp.argmax(predict(jnp.asarray(images)), axis=1))
-    epsilon = 0.3
+    epsilon = 0.1
     worst = worst_gaps(predict, "l2", epsilon, images, labels).max(axis=1)
     easy = worst_gaps(predict, "l2", 0.6 * epsilon, images, labels).max(axis=1) > 0
     found = search(predict, items_of(images, labels), Ball(epsilon, "l2"), 600)
@@ -324,7 +329,8 @@ def test_the_step_to_a_hyperplane_is_the_shortest_in_the_box(rng, norm):
             continue
         # No ball that is a little smaller reaches the plane.
         size = np.abs(step[i]).max() if norm == "linf" else np.linalg.norm(step[i])
-        assert best_gain(norm, size * 0.995 - 1e-5, flat[i], direction) < abs(b[i]) or size < 1e-4
+        [gain] = best_gain(norm, max(size * 0.995 - 1e-5, 0), flat[i : i + 1], direction[None])
+        assert gain < abs(b[i]) or size < 1e-4
         held += bool(np.any((direction != 0) & (np.abs(flat[i] + step[i] - (direction > 0)) < 1e-6)))
     assert held > 30
     assert not np.any(step[0])
@@ -504,11 +510,11 @@ def test_a_point_passed_on_the_way_counts_though_the_attack_ends_elsewhere():
     found = apgd(Partial(passing), items_of(image, [0]), APGD(Ball(0.1), 0, False, 20, False), STEPPED)
     assert not np.any(found.fallen)
     # Two images, so that the first goes on after it has fallen, as the second never does.
-    images = np.array([0.55, 0.1], np.float32).reshape(2, 1, 1, 1)
+    images = np.array([0.57, 0.1], np.float32).reshape(2, 1, 1, 1)
     found = apgd(Partial(passing), items_of(images, [0, 0]), APGD(Ball(0.25), 0, False, 20, False), STEPPED)
     assert found.fallen.tolist() == [True, False]
     assert found.ended.tolist() == [False, False]
-    assert float(found.x[0, 0, 0, 0]) == pytest.approx(0.8, abs=1e-6)
+    assert float(found.x[0, 0, 0, 0]) == pytest.approx(0.82, abs=1e-6)
 
 
 # How the work is laid out

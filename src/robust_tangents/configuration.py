@@ -633,5 +633,6 @@ class Study:
             ),
             "epochs": listed(str(run["epochs"]) for run in runs),
             "seeds": "no seeds" if len(features) == len(rows) else named,
+            "strength": self.config["evaluation"]["strength"],
             "largest": listed(str(row["largest"]) for row in rows if "largest" in row),
         }
