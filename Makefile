@@ -7,7 +7,7 @@ READY := $(VENV)/ready-$(JAX)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: figures test test-slurm test-faults test-load test-environments test-newest lint docs gallery benchmarks \
-        compare environment lock clean
+        autoattack compare environment lock clean
 
 figures: environment
 	snakemake --cores all --rerun-incomplete
@@ -69,6 +69,11 @@ benchmarks: environment .benchmarks/ready
 	snakemake --cores 1 neural_tangents
 	python benchmarks/run.py
 	python benchmarks/study.py
+
+# Robust accuracies against AutoAttack of torchattacks, on networks of the finished default study. With a copy of CIFAR-10
+# and a checkout of the original implementation: make autoattack OPTIONS="--cifar10 FOLDER --checkout FOLDER"
+autoattack: environment .benchmarks/ready
+	python benchmarks/autoattack.py results/digits $(OPTIONS)
 
 .benchmarks/ready: envs/benchmarks.txt
 	$(PYTHON) -m venv --clear .benchmarks

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from side import BLOCKS, GROUPS, converse, problem
-from torch import nn
+from mirrors import network
+from side import converse, problem
 from torch.nn import functional
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -16,73 +16,10 @@ JACOBIAN_BLOCK = 50 if DEVICE == "cuda" else 200
 torch.backends.cudnn.benchmark = True  # shapes stay the same; without effect on a CPU
 
 
-class Norm(nn.Module):
-    """Batch norm with given running statistics."""
-
-    def __init__(self, params, stats):
-        super().__init__()
-        correction = 1 - 0.9 ** float(stats["count"])
-        self.norm = nn.BatchNorm2d(len(params["scale"]), eps=1e-5)
-        self.norm.weight.data = torch.tensor(params["scale"])
-        self.norm.bias.data = torch.tensor(params["offset"])
-        self.norm.running_mean = torch.tensor(stats["mean"]) / correction
-        self.norm.running_var = torch.tensor(stats["variance"]) / correction
-
-    def forward(self, x):
-        return self.norm(x)
-
-
-class Conv(nn.Module):
-    """SAME convolution; with a stride of 2 only below and to the right, unlike PyTorch's own."""
-
-    def __init__(self, params, stride=1):
-        super().__init__()
-        kernel = torch.tensor(params["kernel"]).permute(3, 2, 0, 1).contiguous()
-        self.size, self.stride, self.kernel = kernel.shape[-1], stride, nn.Parameter(kernel)
-
-    def forward(self, x):
-        if self.size == 3 and self.stride == 2 and x.shape[-1] % 2 == 0:
-            return functional.conv2d(functional.pad(x, (0, 1, 0, 1)), self.kernel, stride=2)
-        return functional.conv2d(x, self.kernel, stride=self.stride, padding=self.size // 2)
-
-
-class Block(nn.Module):
-    def __init__(self, params, stats, stride):
-        super().__init__()
-        self.conv1, self.norm1 = Conv(params["conv1"], stride), Norm(params["norm1"], stats["norm1"])
-        self.conv2, self.norm2 = Conv(params["conv2"]), Norm(params["norm2"], stats["norm2"])
-        self.shortcut = nn.Identity()
-        if "shortcut" in params:
-            scaled = Norm(params["shortcut_norm"], stats["shortcut_norm"])
-            self.shortcut = nn.Sequential(Conv(params["shortcut"], stride), scaled)
-
-    def forward(self, x):
-        y = functional.relu(self.norm1(self.conv1(x)))
-        return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
-
-
-class ResNet(nn.Module):
-    def __init__(self, params, stats):
-        super().__init__()
-        self.stem = nn.Sequential(Conv(params["stem_conv"]), Norm(params["stem_norm"], stats["stem_norm"]), nn.ReLU())
-        blocks = []
-        for group in range(GROUPS):
-            for block in range(BLOCKS[group]):
-                name = f"group{group + 1}_block{block + 1}"
-                blocks.append(Block(params[name], stats[name], 2 if group and not block else 1))
-        self.blocks = nn.Sequential(*blocks)
-        self.logits = nn.Linear(*params["logits"]["kernel"].shape)
-        self.logits.weight.data = torch.tensor(params["logits"]["kernel"]).T.contiguous()
-        self.logits.bias.data = torch.tensor(params["logits"]["bias"])
-
-    def forward(self, x):
-        return self.logits(self.blocks(self.stem(x)).mean((2, 3)))
-
-
 class Given:
     def __init__(self, given, channels_last):
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = ResNet(given["params"], given["batch_stats"]).eval().to(DEVICE, memory_format=layout)
+        self.network = network(given["params"], given["batch_stats"]).to(DEVICE, memory_format=layout)
         self.images = torch.tensor(given["images"]).permute(0, 3, 1, 2).to(DEVICE).contiguous(memory_format=layout)
         self.labels, self.order = (torch.tensor(given[name]).long().to(DEVICE) for name in ("labels", "order"))
 

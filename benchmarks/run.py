@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -118,8 +118,16 @@ ROWS = [
 class Side:
     """A process that holds prepared tasks."""
 
-    def __init__(self, name: str, interpreter: str | Path, script: str, problem: Path, one_core: bool = False):
-        command = [str(interpreter), str(Path(__file__).with_name(script)), str(problem)]
+    def __init__(
+        self,
+        name: str,
+        interpreter: str | Path,
+        script: str,
+        problem: Path,
+        one_core: bool = False,
+        arguments: Sequence[str] = (),
+    ):
+        command = [str(interpreter), str(Path(__file__).with_name(script)), str(problem), *arguments]
         self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if one_core:  # before it has counted them

@@ -2,9 +2,9 @@
 
 A side is a process that prepares tasks and runs them when told, so that two sides, each in its own environment, can
 take turns. It reads one JSON object per line and answers with one: {"prepare": task} is answered when the task has
-been set up, compiled and run once, or with {"missing": package}; {"run": task} with {"seconds": …, "resident_mb": …},
-the mean of as many runs as begin within a second, and the largest memory of the process so far;
-{"save": task, "path": …} writes the last result.
+been set up, compiled and run once, with the {"seconds": …} of that run, or with {"missing": package}; {"run": task}
+with {"seconds": …, "resident_mb": …}, the mean of as many runs as begin within a second, and the largest memory of the
+process so far; {"save": task, "path": …} writes the last result.
 """
 
 import json
@@ -22,6 +22,7 @@ BLOCKS = (2, 2, 2, 2)
 GROUPS = len(BLOCKS)
 
 MATMUL = {"cpu": 2048, "gpu": 8192}  # size of the matrix product that a machine's rate is taken from
+STRENGTHS = ("standard", "autoattack")  # of our evaluations, for which peers are found
 CNN_MEGA = {"architecture": "cnn", "widths": [32, 64, 128]}
 
 
@@ -53,7 +54,9 @@ def converse(tasks: Mapping[str, Callable[[], Callable[[], Any]]]) -> None:
             except ModuleNotFoundError as error:
                 answer["missing"] = error.name
             else:
+                begin = time.perf_counter()
                 results[order["prepare"]] = prepared[order["prepare"]]()
+                answer["seconds"] = time.perf_counter() - begin
         elif "run" in order:
             begin, count = time.perf_counter(), 0
             while count == 0 or time.perf_counter() - begin < 1:
