@@ -124,11 +124,14 @@ def train_on_cifar(folder: Path, results: Path) -> None:
         "batch_size": 100, "momentum": 0.9, "weight_decay": 0.0005,
         "learning_rate": [[0, 0.05], [CIFAR_EPOCHS * 3 // 4, 0.005]],
     }  # fmt: skip
+    one = {"method": "apgd", "loss": "cross_entropy", "steps": 5, "targets": 0}
+    strength = {"attacks": [one], "repeats": 1, "quiet": None, "checked": 10}
+    monitored = {"norm": "linf", "epsilon": 4 / 255, "strength": strength}
     segment = results / "runs" / "cifar10" / f"epochs-0-{CIFAR_EPOCHS}" / f"seed{SEED}.h5"
     training_spec = {
         "study_seed": 0, "seeds": [SEED], "model": CIFAR_MODEL, "training": training, "precision": "float32",
         "keep_attacked": False, "epochs": [0, CIFAR_EPOCHS], "checkpoints": [CIFAR_EPOCHS],
-        "evaluation": {"attack": attack | {"margin_restarts": 1}, "every": CIFAR_EPOCHS, "points": 200},
+        "evaluation": {"robustness": monitored, "every": CIFAR_EPOCHS, "points": 200},
     }  # fmt: skip
     made = run_script("prepare_data", spec, ["--out", data], log)
     if made is None or run_script("train", training_spec, ["--data", data, "--out", segment], log) is None:

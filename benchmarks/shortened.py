@@ -38,7 +38,9 @@ def attack(options: argparse.Namespace, steps: int) -> dict[str, Any]:
 
 
 def evaluated(options: argparse.Namespace) -> dict[str, Any]:
-    return attack(options, 20) | {"margin_restarts": 1}
+    one = {"method": "apgd", "loss": "cross_entropy", "targets": 0}
+    strength = {"attacks": [one | {"steps": 20}, one | {"steps": 100}], "repeats": 10, "quiet": 2, "checked": 10}
+    return {"norm": "linf", "epsilon": options.epsilon, "strength": strength}
 
 
 def adversarial(options: argparse.Namespace) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def steps(options: argparse.Namespace, work: Path) -> list[tuple[str, str, dict[
             spec = {
                 **seeds, "model": model, "training": training, "precision": precision,
                 "keep_attacked": False, "epochs": [0, options.epochs], "checkpoints": kept,
-                "evaluation": {"attack": evaluated(options), "every": options.epochs, "points": options.evaluated},
+                "evaluation": {"robustness": evaluated(options), "every": options.epochs, "points": options.evaluated},
             }  # fmt: skip
             run = f"{name}, {precision}"
             result.append((f"train {run}", "train", spec, ["--data", data, "--out", work / f"{run}.h5"]))
@@ -84,7 +86,7 @@ def steps(options: argparse.Namespace, work: Path) -> list[tuple[str, str, dict[
             **seed, "model": model, "variants": ["linearized", "centered"], "batch_norm": "frozen",
             "training": {**SGD, "learning_rate": [[0, 0.01]], "objective": "standard"}, "epochs": options.stage2_epochs,
             "keep_networks": False, "evaluate_every": None, "spawn_epochs": [kept[0], kept[len(kept) // 2], kept[-1]],
-            "evaluation_attacks": {"test": evaluated(options)},
+            "robustness": {"test": evaluated(options)},
         }  # fmt: skip
         arguments = ["--data", data, "--segments", segment, "--out", work / f"stage2 {name}.h5"]
         result.append((f"stage 2 {name}", "train_stage2", spec, arguments))
