@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 import _network
 from robust_tangents import checkpoints, eigenattacks, kernel_features, models, randomness, storage
 from robust_tangents.attacks.pgd import Attack
-from robust_tangents.evaluation import accuracy, attacked
+from robust_tangents.evaluation import accuracy, at_once, attacked
 from robust_tangents.linearization import Expansion
 from robust_tangents.training import as_float
 
@@ -27,18 +27,19 @@ class Networks:
     ):
         self.network, self.states, self.spec = network, states, spec
         self.images, self.labels = as_float(data["test/images"]), data["test/labels"]
+        self.batch_size = at_once(len(self.labels), spec["batch_size"])
         self.key = randomness.key(spec["study_seed"], seed, "evaluation")
         self.attack = Attack.of(spec["attack"])
 
     def accuracy(self, images: np.ndarray) -> np.ndarray:
         """Of every target on test images as they are or attacked, (targets,)."""
         predictors = [Partial(self.network.logits, *self.states[target]) for target in self.spec["targets"]]
-        return np.array([accuracy(predict, images, self.labels, self.spec["batch_size"]) for predict in predictors])
+        return np.array([accuracy(predict, images, self.labels, self.batch_size) for predict in predictors])
 
     def attacked(self, predict: Partial) -> np.ndarray:
         """Test images under the attack on a predictor."""
-        execution, batch_size = self.network.execution, self.spec["batch_size"]
-        return attacked(predict, self.images, self.labels, self.key, self.attack, execution, batch_size)
+        execution = self.network.execution
+        return attacked(predict, self.images, self.labels, self.key, self.attack, execution, self.batch_size)
 
     def baselines(self) -> dict[str, np.ndarray]:
         """Accuracy of every target on clean images, under random signs of the attack's size, and its own attack."""

@@ -197,6 +197,12 @@ def _keys(key: jax.Array, numbers: jax.Array, indices: jax.Array) -> jax.Array:
     return jax.vmap(one)(numbers, indices)
 
 
+def _items(images: np.ndarray, labels: np.ndarray, targets: np.ndarray, keys: np.ndarray) -> Items:
+    """What attacks take, from NumPy's arrays and raw keys."""
+    x, key = as_float(jnp.asarray(images)), jax.random.wrap_key_data(jnp.asarray(keys))
+    return Items(x, jnp.asarray(labels), jnp.asarray(targets), key)
+
+
 def spread(count: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
     """Rows of each batch, spread evenly over 0 … count − 1, and how many of them count.
 
@@ -213,24 +219,19 @@ def at_once(count: int, batch_size: int) -> int:
     return min(count, max(batch_size, 100))
 
 
+@dataclass(frozen=True)
 class _Attempts:
     """A predictor and the images that are attempted on it, by their row."""
 
-    def __init__(
-        self,
-        predict: Predictor,
-        images: np.ndarray,
-        labels: np.ndarray,
-        indices: np.ndarray,
-        key: jax.Array,
-        ball: Ball,
-        execution: Execution,
-        batch_size: int,
-        surrogates: Sequence[Predictor] = (),
-    ):
-        self.sources = (*surrogates, predict)
-        self.predict, self.images, self.labels, self.indices = predict, images, labels, indices
-        self.key, self.ball, self.execution, self.batch_size = key, ball, execution, batch_size
+    predict: Predictor
+    images: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+    key: jax.Array
+    ball: Ball
+    execution: Execution
+    batch_size: int
+    surrogates: Sequence[Predictor] = ()
 
     def keys(self, rows: np.ndarray, numbers: Any) -> np.ndarray:
         """Raw random keys of attempts, one for each row."""
@@ -264,19 +265,17 @@ class _Attempts:
         attack = APGD(self.ball, LOSSES.index(loss), targets is not None, steps, start)
 
         def run(predict, x, y, target, key) -> Found:
-            items = Items(as_float(jnp.asarray(x)), jnp.asarray(y), jnp.asarray(target), jax.random.wrap_key_data(key))
-            return apgd(predict, items, attack, self.execution)._replace(x=jnp.zeros(len(x)))
+            return apgd(predict, _items(x, y, target, key), attack, self.execution)._replace(x=jnp.zeros(len(x)))
 
         aims = self.labels[rows] if targets is None else targets
-        return self.chunks(run, rows, aims, self.keys(rows, numbers), predict=self.sources[source])
+        return self.chunks(run, rows, aims, self.keys(rows, numbers), predict=(*self.surrogates, self.predict)[source])
 
     def by_fab(self, rows: np.ndarray, numbers: Any, steps: int, targets: np.ndarray) -> np.ndarray:
         """Whether targeted FAB takes a row."""
         attack = FAB(self.ball, steps, False)
 
         def run(predict, x, y, target, key) -> jax.Array:
-            items = Items(as_float(jnp.asarray(x)), jnp.asarray(y), jnp.asarray(target), jax.random.wrap_key_data(key))
-            return fab(predict, items, attack, self.execution)
+            return fab(predict, _items(x, y, target, key), attack, self.execution)
 
         return self.chunks(run, rows, targets, self.keys(rows, numbers))
 
@@ -288,9 +287,8 @@ class _Attempts:
         ends = [end for end in _LEGS if end < queries] + [queries]
 
         def run(leg, predict, x, y, key, search):
-            x, y = as_float(jnp.asarray(x)), jnp.asarray(y)
-            items = Items(x, y, y, jax.random.wrap_key_data(key))
-            return square(predict, jax.tree.map(jnp.asarray, search), items, settings, leg, self.execution)
+            search = jax.tree.map(jnp.asarray, search)
+            return square(predict, search, _items(x, y, y, key), settings, leg, self.execution)
 
         for leg in pairwise(ends):
             if not len(left):
@@ -320,8 +318,9 @@ def evaluate(
     """Attack image by image what still stands, and check on a part of the rest what more of it would take.
 
     An image that is misclassified, as it is or anywhere on the way of an attack, is attacked no more. Its random
-    numbers depend on ``key``, on its index and on the number of the attack alone, so that the outcome for an image does
-    not depend on order, batches, or which others still stand (but for the last digits of batched products).
+    numbers depend on ``key``, on its index and on the number of the attack alone, so that whether it is robust depends
+    neither on order and batches nor on which others still stand (but for the last digits of batched products). What is
+    noted of fallen images, ``silent`` above all, does: they go on as long as others of their chunk stand.
 
     Args:
         predict: logits of the predictor, image by image.
@@ -339,7 +338,7 @@ def evaluate(
     images, labels = np.asarray(images), np.asarray(labels)
     indices = np.arange(len(labels)) if indices is None else np.asarray(indices)
     ball, strength = settings.ball, settings.strength
-    ball.check(as_float(images[:0]) if images.dtype == np.uint8 else images)
+    ball.check(images)
     job = _Attempts(predict, images, labels, indices, key, ball, execution, batch_size, surrogates)
     clean = job.clean()
     count, classes = clean["logits"].shape
@@ -351,8 +350,9 @@ def evaluate(
         clean["no_gradient"], np.full(count, -np.inf), np.zeros(count), np.zeros(count, bool),
     )  # fmt: skip
     in_vain = np.zeros(count, int)  # attacks in a row that brought an image no closer
+    enough = np.inf if strength.quiet is None else strength.quiet
     for number, of in enumerate(rounds):
-        rows = np.flatnonzero(result.robust & (strength.quiet is None or in_vain < (strength.quiet or 0)))
+        rows = np.flatnonzero(result.robust & (in_vain < enough))
         if not len(rows):
             break
         fallen, found = _attempt(job, of.stage, rows, number, likely[rows, of.place], of.source)
@@ -416,16 +416,12 @@ def _check(
         standing[left[fallen.reshape(len(own), -1).any(axis=0)]] = False
     witnessed = job.by_square(chosen, _OF_WITNESS, _WITNESS) if len(chosen) else np.zeros(0, bool)
     probed = _balanced(job, np.flatnonzero(result.correct), _PROBED)
-    bounded: Any = np.ones(len(probed), bool)
-    cosines = np.ones(len(probed))
+    bounded, cosines = np.ones(len(probed), bool), np.ones(len(probed))
     if len(probed):
         box = float(job.ball.high) - float(job.ball.low)
         across = box if job.ball.norm == "linf" else box * np.sqrt(job.images[0].size)
-        everywhere = _Attempts(
-            job.predict, job.images, job.labels, job.indices, job.key, replace(job.ball, epsilon=across),
-            job.execution, job.batch_size,
-        )  # fmt: skip
-        bounded = ~everywhere.by_apgd(probed, _OF_PROBE, "cross_entropy", 20, None, start=False).fallen
+        everywhere = replace(job, ball=replace(job.ball, epsilon=across))
+        bounded = ~np.asarray(everywhere.by_apgd(probed, _OF_PROBE, "cross_entropy", 20, None, start=False).fallen)
         cosines = job.chunks(
             lambda predict, x, y, key: _cosines(predict, as_float(jnp.asarray(x)), y, key, job.ball),
             probed,
