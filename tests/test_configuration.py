@@ -278,7 +278,7 @@ def test_settings_of_second_stages_come_in_parts():
     assert spec["epochs"] == 15
     assert spec["training"]["attack"]["steps"] == 7
     assert spec["robustness"]["test"]["epsilon"] == 0.15
-    assert [attack["steps"] for attack in spec["robustness"]["test"]["strength"]["attacks"]] == [20, 100]
+    assert [attack["steps"] for attack in spec["robustness"]["test"]["strength"]["attacks"]] == [10, 50, 30, 200]
     assert study.stage2_segments("benign_data", "benign", 0) == [Segment("benign", 0, 12)]
     assert study.stage2_segments("benign_data", "benign", 2) == [Segment("benign", 12, 24)]
     one = Study(changed(("stage2.benign_data.spawn_epochs", [[12, 24, 0]])))

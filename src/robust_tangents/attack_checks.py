@@ -32,8 +32,11 @@ SHARES = {
 }
 """By check, the entry of the record that holds the share of images concerned."""
 
-# Share of images that may show a failure one by one: gradients that vanish, and silent successes.
-_FEW, _SOME = 0.01, 0.05
+ALLOWED = 0.01
+"""Share of images that may show a failure."""
+
+# The same of silent successes.
+_SOME = 0.05
 
 
 def standard_error(accuracy: Any, count: float) -> Any:
@@ -43,12 +46,12 @@ def standard_error(accuracy: Any, count: float) -> Any:
 
 def _beyond_error(record: Mapping[str, float], takes: str) -> bool:
     """Whether what was taken of the checked images lowers the accuracy, less its own standard error, by more than one
-    standard error of the accuracy."""
+    standard error of the accuracy and one image in a hundred."""
     robust, checked, share = record["robust_accuracy"], record["checked_images"], record[takes]
     if not checked:
         return False
     lowered = robust * (share - standard_error(share, checked))
-    return bool(lowered > standard_error(robust, record["images"]))
+    return bool(lowered > max(standard_error(robust, record["images"]), ALLOWED))
 
 
 def failed_checks(record: Mapping[str, float]) -> dict[str, float]:
@@ -60,11 +63,11 @@ def failed_checks(record: Mapping[str, float]) -> dict[str, float]:
     error = standard_error(record["robust_accuracy"], record["images"])
     failed = {
         "more_budget_lowers": _beyond_error(record, "more_budget_takes"),
-        "masked_gradients": record["zero_gradient"] > _FEW,
-        "unavailable_gradients": record["no_gradient"] > _FEW,
+        "masked_gradients": record["zero_gradient"] > ALLOWED,
+        "unavailable_gradients": record["no_gradient"] > ALLOWED,
         "noisy_gradients": record["noisy_gradient"] > 0.2,
         "silent_successes": record["silent_success"] > _SOME,
-        "incomplete_ascent": record["still_rising"] > max(error, _FEW),
+        "incomplete_ascent": record["still_rising"] > max(error, ALLOWED),
         "gradient_free_stronger": _beyond_error(record, "gradient_free_takes"),
         "unbounded_attack_fails": record["unbounded_accuracy"] > 0,
     }

@@ -177,10 +177,10 @@ class _Engine:
 
         def of(attack: Spec, more: int = 1) -> _Work:
             number = max(1, min(attack["targets"], classes - 1)) * more * attack["steps"]
-            return number * (self.forward if attack["method"] == "square" else self.attack)
+            return number * (self.forward if attack["method"] in ("square", "polish") else self.attack)
 
         turn = _sum(of(attack) for attack in strength["attacks"])
-        turns = strength["repeats"] if strength["quiet"] is None else 1 + strength["quiet"] / len(strength["attacks"])
+        turns = strength["repeats"] if strength["quiet"] is None else 1 + 2 * strength["quiet"]
         first = of(strength["attacks"][0])
         checked = strength["checked"] * (5 * _sum(of(attack, 5) for attack in strength["attacks"]) + 500 * self.forward)
         return images * (first + 2 * self.attack + _STANDING * turns * turn) + min(1, images / 100) * checked

@@ -1,6 +1,6 @@
 """Robust accuracy: what is left when attacks that have converged take nothing more, and whether to believe it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -11,18 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robust_tangents.attack_checks import failed_checks
-from robust_tangents.attacks.apgd import APGD, Found, Items, apgd
+from robust_tangents.attack_checks import ALLOWED, failed_checks
+from robust_tangents.attacks import apgd, fab, square
+from robust_tangents.attacks.apgd import APGD, Found, Items
 from robust_tangents.attacks.ball import Ball, Predictor
-from robust_tangents.attacks.fab import FAB, fab
-from robust_tangents.attacks.losses import CLASSES_OF_DLR, LOSSES, Loss, ascent, correct
+from robust_tangents.attacks.fab import FAB
+from robust_tangents.attacks.losses import CLASSES_OF_DLR, LOSSES, Loss, correct, losses, margins
 from robust_tangents.attacks.pgd import Attack, pgd
-from robust_tangents.attacks.square import Square, begin, square
+from robust_tangents.attacks.square import Search, Square
 from robust_tangents.errors import InputError
 from robust_tangents.execution import Execution
 from robust_tangents.training import as_float
 
-Method = Literal["apgd", "fab", "square"]
+Method = Literal["apgd", "fab", "square", "polish"]
 
 MORE = 5
 """How many times the steps of its attacks an evaluation's check takes, and how often it goes through their list."""
@@ -31,13 +32,19 @@ MORE = 5
 _CLOSER = 0.1
 # Queries of the gradient-free witness in a check, and images at which gradients are probed.
 _WITNESS, _PROBED = 500, 10
-# Queries after which images that have fallen leave a Square search.
-_LEGS = (0, 20, 100, 300, 1000, 2500, 5000, 10_000, 20_000, 40_000)
+# Points of a gradient attack, and queries of Square, after which images that have fallen leave it.
+_STEPS = (6, 60)
+# Queries of Square after which its squares are small, a tenth of the image.
+_SMALL = 400
+_QUERIES = (20, 100, 300, 1000, 2500, 5000, 10_000, 20_000, 40_000)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One attack of a strength: `apgd` on a loss, `fab`, or `square` (whose steps are queries).
+    """One attack of a strength: `apgd` on a loss, `fab`, `square` (whose steps are queries), or `polish`.
+
+    To polish is to search at random, as Square does once its squares are small, from the point of the largest margin
+    that attacks have reached: where predictors jump, that takes images which gradients only bring near the boundary.
 
     Attributes:
         targets: number of most likely other classes to aim at one after the other (no more than there are); 0 for an
@@ -57,14 +64,16 @@ class Strength:
     Attributes:
         stages: attacks one after the other on what still stands, each from random starts.
         repeats: how often the list is gone through. In later turns, targets are the next most likely classes.
-        quiet: an image is left alone when so many attacks in a row brought it no closer to the boundary, that is,
-            raised its margin by less than a tenth of what was missing; where it is None, all attacks are tried on it.
+        quiet: an image is left alone when the attacks in a row that brought it no closer to the boundary, that is,
+            raised its margin by less than a tenth of what was missing, times the share of its clean margin that is
+            still missing, reach this number: the nearer the boundary, the more is tried. Where it is None, all
+            attacks are tried on every image.
         checked: images still standing on which ``MORE`` times the budget is tried.
     """
 
     stages: tuple[Stage, ...]
     repeats: int = 1
-    quiet: int | None = None
+    quiet: float | None = None
     checked: int = 10
 
     @classmethod
@@ -153,20 +162,24 @@ class Evaluation:
 
 
 @jax.jit
-def _clean(predict: Predictor, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """Of clean images: whether they are classified correctly, which gradients are exactly zero, and their logits."""
+def _look(predict: Predictor, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Of images: logits, margins, whether they are correct, the gradient that attacks follow, and which are zero."""
     logits, pull = jax.vjp(predict, images)
 
     def plain(logits: jax.Array) -> jax.Array:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
 
-    [gradient] = pull(jax.grad(plain)(logits))
-    followed, *_ = ascent(predict, images, labels, labels, LOSSES.index("cross_entropy"), False)
+    def followed(logits: jax.Array) -> jax.Array:
+        return losses(logits, labels, labels, LOSSES.index("cross_entropy"), False).sum()
+
+    [of_plain], [gradient] = pull(jax.grad(plain)(logits)), pull(jax.grad(followed)(logits))
     return {
-        "correct": correct(logits, labels),
-        "zero_gradient": jnp.all(gradient == 0, axis=(1, 2, 3)),
-        "no_gradient": jnp.all(followed == 0, axis=(1, 2, 3)),
         "logits": logits,
+        "margin": margins(logits, labels),
+        "correct": correct(logits, labels),
+        "gradient": gradient,
+        "zero_gradient": jnp.all(of_plain == 0, axis=(1, 2, 3)),
+        "no_gradient": jnp.all(gradient == 0, axis=(1, 2, 3)),
     }
 
 
@@ -176,15 +189,9 @@ def _correct(predict: Predictor, images: jax.Array, labels: jax.Array) -> jax.Ar
 
 
 @jax.jit
-def _cosines(predict: Predictor, images: jax.Array, labels: jax.Array, keys: jax.Array, ball: Ball) -> jax.Array:
-    """Between the gradients that attacks follow at an image and at a random point of a hundredth of its ball, (B,)."""
-    near = replace(ball, epsilon=ball.epsilon / 100).random(images, jax.random.wrap_key_data(keys))
-    first, second = (
-        ascent(predict, x, labels, labels, LOSSES.index("cross_entropy"), False)[0].reshape(len(x), -1)
-        for x in (images, near)
-    )
-    lengths = jnp.linalg.norm(first, axis=1) * jnp.linalg.norm(second, axis=1)
-    return jnp.sum(first * second, axis=1) / jnp.where(lengths > 0, lengths, jnp.inf)
+def _near(images: jax.Array, keys: jax.Array, ball: Ball) -> jax.Array:
+    """Random points of a hundredth of the balls around images; from raw keys."""
+    return replace(ball, epsilon=ball.epsilon / 100).random(images, jax.random.wrap_key_data(keys))
 
 
 @jax.jit
@@ -248,7 +255,60 @@ class _Attempts:
         return self.execution.in_chunks(run, self.batch_size, *batches)
 
     def clean(self) -> dict[str, np.ndarray]:
-        return self.chunks(lambda predict, x, y: _clean(predict, as_float(x), y), np.arange(len(self.labels)))
+        """What `_look` sees, without the gradients."""
+
+        def look(predict, x, y):
+            seen = _look(predict, as_float(x), y)
+            del seen["gradient"]
+            return seen
+
+        return self.chunks(look, np.arange(len(self.labels)))
+
+    def cosines(self, rows: np.ndarray, numbers: Any) -> np.ndarray:
+        """Between the gradients that attacks follow at an image and at a random point of a hundredth of its ball."""
+
+        def look(predict, x, y, key):
+            x = as_float(jnp.asarray(x))
+            return tuple(_look(predict, points, y)["gradient"] for points in (x, _near(x, key, self.ball)))
+
+        first, second = (
+            gradient.reshape(len(rows), -1).astype(np.float64)
+            for gradient in self.chunks(look, rows, self.keys(rows, numbers))
+        )
+        lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+        return np.sum(first * second, axis=1) / np.where(lengths > 0, lengths, np.inf)
+
+    def search(
+        self,
+        begin: Callable[[Items], Any],
+        go_on: Callable[[Predictor, Any, Items, tuple[int, int]], Any],
+        ends: Sequence[int],
+        rows: np.ndarray,
+        targets: np.ndarray,
+        numbers: Any,
+        predict: Predictor | None = None,
+        state: Any = None,
+    ) -> Any:
+        """The last state of an attack on some rows, by row; what has fallen leaves it at the next of its ``ends``.
+
+        Args:
+            begin: makes the state, which has a field ``fallen``.
+            go_on: takes predictor, state, items and a leg, from one end to the next.
+            targets: (rows,) classes to move to.
+            numbers: of the attempts.
+            predict: another predictor to follow.
+            state: where the attack begins, by row, in the place of what ``begin`` makes.
+        """
+        keys, left = self.keys(rows, numbers), np.arange(len(rows))
+        for leg in pairwise(ends):
+            run = partial(_leg, begin, go_on, leg)
+            before = () if state is None else (_rows_of(state, left),)
+            after = self.chunks(run, rows[left], targets[left], keys[left], *before, predict=predict)
+            state = after if state is None else _with_rows(state, left, after)
+            left = np.flatnonzero(~state.fallen)
+            if not len(left):
+                break
+        return state
 
     def by_apgd(
         self,
@@ -263,41 +323,76 @@ class _Attempts:
     ) -> Found:
         """APGD on some rows, each with the number of the attempt and, where targeted, its target."""
         attack = APGD(self.ball, LOSSES.index(loss), targets is not None, steps, start)
-
-        def run(predict, x, y, target, key) -> Found:
-            return apgd(predict, _items(x, y, target, key), attack, self.execution)._replace(x=jnp.zeros(len(x)))
-
-        aims = self.labels[rows] if targets is None else targets
-        return self.chunks(run, rows, aims, self.keys(rows, numbers), predict=(*self.surrogates, self.predict)[source])
+        predict = (*self.surrogates, self.predict)[source]
+        return apgd.found(
+            self.search(
+                lambda items: apgd.begin(items, attack),
+                lambda predict, state, items, leg: apgd.ascend(predict, state, items, attack, leg, self.execution),
+                _ends(steps + 1, _STEPS),
+                rows,
+                self.labels[rows] if targets is None else targets,
+                numbers,
+                predict,
+            )
+        )
 
     def by_fab(self, rows: np.ndarray, numbers: Any, steps: int, targets: np.ndarray) -> np.ndarray:
         """Whether targeted FAB takes a row."""
         attack = FAB(self.ball, steps, False)
-
-        def run(predict, x, y, target, key) -> jax.Array:
-            return fab(predict, _items(x, y, target, key), attack, self.execution)
-
-        return self.chunks(run, rows, targets, self.keys(rows, numbers))
+        return self.search(
+            lambda items: fab.begin(items, attack),
+            lambda predict, state, items, leg: fab.approach(predict, state, items, attack, leg, self.execution),
+            _ends(steps + 1, _STEPS),
+            rows,
+            targets,
+            numbers,
+        ).fallen
 
     def by_square(self, rows: np.ndarray, numbers: Any, queries: int) -> np.ndarray:
-        """Whether the Square attack takes a row; what has fallen leaves the search at the ends of its legs."""
-        settings, fallen = Square(self.ball), np.zeros(len(rows), bool)
-        left, keys = np.arange(len(rows)), self.keys(rows, numbers)
-        search: Any = jax.tree.map(np.asarray, begin(as_float(self.images[rows])))
-        ends = [end for end in _LEGS if end < queries] + [queries]
+        """Whether the Square attack takes a row."""
+        settings = Square(self.ball)
+        return self.search(
+            lambda items: square.begin(items.images),
+            lambda predict, state, items, leg: square.square(predict, state, items, settings, leg, self.execution),
+            _ends(queries, _QUERIES),
+            rows,
+            self.labels[rows],
+            numbers,
+        ).fallen
 
-        def run(leg, predict, x, y, key, search):
-            search = jax.tree.map(jnp.asarray, search)
-            return square(predict, search, _items(x, y, y, key), settings, leg, self.execution)
+    def by_polish(self, rows: np.ndarray, numbers: Any, queries: int, best: Any) -> Search:
+        """Random search in small squares from the best points of some rows."""
+        settings = Square(self.ball)
+        return self.search(
+            lambda items: square.begin(items.images),
+            lambda predict, state, items, leg: square.square(predict, state, items, settings, leg, self.execution),
+            [_SMALL + end for end in _ends(queries, _QUERIES)],
+            rows,
+            self.labels[rows],
+            numbers,
+            state=best,
+        )
 
-        for leg in pairwise(ends):
-            if not len(left):
-                break
-            search = self.chunks(partial(run, leg), rows[left], keys[left], search)
-            fallen[left] = search.fallen
-            stands = ~search.fallen
-            left, search = left[stands], jax.tree.map(lambda leaf, stands=stands: leaf[stands], search)
-        return fallen
+
+def _leg(begin, go_on, leg, predict, x, y, target, key, state=None) -> Any:
+    """A part of an attack on a chunk, from its beginning where there is no state yet."""
+    items = _items(x, y, target, key)
+    return go_on(predict, begin(items) if state is None else jax.tree.map(jnp.asarray, state), items, leg)
+
+
+def _rows_of(tree: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def _with_rows(tree: Any, rows: np.ndarray, values: Any) -> Any:
+    """The tree with some rows of its arrays replaced, in place."""
+    for leaf, value in zip(jax.tree.leaves(tree), jax.tree.leaves(values), strict=True):
+        leaf[rows] = value
+    return tree
+
+
+def _ends(last: int, before: Sequence[int]) -> list[int]:
+    return [0, *(end for end in before if end < last), last]
 
 
 # Attempts of the check have numbers of their own, behind those of any evaluation.
@@ -319,8 +414,7 @@ def evaluate(
 
     An image that is misclassified, as it is or anywhere on the way of an attack, is attacked no more. Its random
     numbers depend on ``key``, on its index and on the number of the attack alone, so that whether it is robust depends
-    neither on order and batches nor on which others still stand (but for the last digits of batched products). What is
-    noted of fallen images, ``silent`` above all, does: they go on as long as others of their chunk stand.
+    neither on order and batches nor on which others still stand (but for the last digits of batched products).
 
     Args:
         predict: logits of the predictor, image by image.
@@ -345,42 +439,62 @@ def evaluate(
     rounds = strength.rounds(classes, len(surrogates))
     # Other classes of each image, the most likely first.
     likely = np.argsort(np.where(np.arange(classes) == labels[:, None], np.inf, -clean["logits"]), axis=1)
+    start = Search(as_float(jnp.asarray(images)), jnp.asarray(clean["margin"]), jnp.zeros(count, bool))
+    best: Any = jax.tree.map(np.array, start)  # copies, to write into
     result = Evaluation(
         clean["correct"], clean["correct"].copy(), clean["correct"].copy(), clean["zero_gradient"],
         clean["no_gradient"], np.full(count, -np.inf), np.zeros(count), np.zeros(count, bool),
     )  # fmt: skip
     in_vain = np.zeros(count, int)  # attacks in a row that brought an image no closer
-    enough = np.inf if strength.quiet is None else strength.quiet
+    goes_on = result.correct.copy()
     for number, of in enumerate(rounds):
-        rows = np.flatnonzero(result.robust & (in_vain < enough))
+        rows = np.flatnonzero(goes_on)
         if not len(rows):
             break
-        fallen, found = _attempt(job, of.stage, rows, number, likely[rows, of.place], of.source)
+        fallen, found = _attempt(job, of.stage, rows, number, likely[rows, of.place], of.source, best)
         if found is not None:
             before = result.margin[rows]
             in_vain[rows] = np.where(found.margin > (1 - _CLOSER) * before, 0, in_vain[rows] + 1)
             higher = found.margin > before
             result.margin[rows[higher]], result.risen[rows[higher]] = found.margin[higher], found.risen[higher]
-            result.silent[rows] |= found.fallen & ~found.ended
+            result.silent[rows] |= fallen & ~(found.at_x > 0)
+            higher = found.at_x > best.margin[rows]
+            best.x[rows[higher]], best.margin[rows[higher]] = found.x[higher], found.at_x[higher]
         result.robust[rows[fallen]] = False
+        goes_on = result.robust.copy()
+        if strength.quiet is not None:
+            known = goes_on & np.isfinite(result.margin) & (clean["margin"] < 0)
+            missing = np.divide(result.margin, clean["margin"], out=np.ones(count), where=known)
+            goes_on &= in_vain * missing < strength.quiet
         if number == 0:
             result.first = result.robust.copy()
         result.attacks += 1
-    result.check = _check(job, result, strength, rounds, likely)
+    result.check = _check(job, result, strength, rounds, likely, best)
     return result
 
 
 def _attempt(
-    job: _Attempts, stage: Stage, rows: np.ndarray, numbers: Any, targets: np.ndarray, source: int, more: int = 1
+    job: _Attempts,
+    stage: Stage,
+    rows: np.ndarray,
+    numbers: Any,
+    targets: np.ndarray,
+    source: int,
+    best: Any,
+    more: int = 1,
 ) -> tuple[np.ndarray, Found | None]:
-    """Which rows an attack takes with ``more`` times its steps, and of APGD all that it found.
+    """Which rows an attack takes with ``more`` times its steps, and all that is found where it climbs the margin.
 
-    ``source``: of the gradient that APGD follows (see `Round`).
+    ``source``: of the gradient that APGD follows (see `Round`). ``best``: points of all images to polish.
     """
     if stage.method == "square":
         return job.by_square(rows, numbers, more * stage.steps), None
     if stage.method == "fab":
         return job.by_fab(rows, numbers, more * stage.steps, targets), None
+    if stage.method == "polish":
+        after = job.by_polish(rows, numbers, more * stage.steps, _rows_of(best, rows))
+        risen: Any = np.zeros(len(rows))
+        return np.asarray(after.fallen), Found(after.fallen, after.x, after.margin, risen, after.margin)
     aims = targets if stage.targets else None
     found = job.by_apgd(rows, numbers, stage.loss, more * stage.steps, aims, source=source)
     return np.asarray(found.fallen), found
@@ -396,14 +510,20 @@ def _balanced(job: _Attempts, rows: np.ndarray, number: int) -> np.ndarray:
 
 
 def _check(
-    job: _Attempts, result: Evaluation, strength: Strength, rounds: list[Round], likely: np.ndarray
+    job: _Attempts, result: Evaluation, strength: Strength, rounds: list[Round], likely: np.ndarray, best: Any
 ) -> dict[str, float]:
     """What `robustness` says of the check."""
-    chosen = _balanced(job, np.flatnonzero(result.robust), strength.checked)
+    # No share of so few survivors could lower the accuracy by what counts.
+    few = result.robust.mean() <= ALLOWED
+    chosen = _balanced(job, np.flatnonzero(result.robust), 0 if few else strength.checked)
     standing = np.ones(len(chosen), bool)
-    # One turn of the list, five times, all at once.
+    # One turn of the list, five times, all at once; what begins at the best point so far has no restarts.
     turn = len(rounds) // strength.repeats
-    attempts = [(number, rounds[number % len(rounds)]) for number in range(MORE * turn)]
+    attempts = [
+        (number, rounds[number % len(rounds)])
+        for number in range(MORE * turn)
+        if number < turn or rounds[number % len(rounds)].stage.method != "polish"
+    ]
     for stage, source in dict.fromkeys((of.stage, of.source) for _, of in attempts):
         left = np.flatnonzero(standing)
         if not len(left):
@@ -412,7 +532,7 @@ def _check(
         rows = np.tile(chosen[left], len(own))
         numbers = _OF_CHECK + np.repeat([number for number, _ in own], len(left))
         places = np.repeat([place for _, place in own], len(left))
-        fallen, _ = _attempt(job, stage, rows, numbers, likely[rows, places], source, MORE)
+        fallen, _ = _attempt(job, stage, rows, numbers, likely[rows, places], source, best, MORE)
         standing[left[fallen.reshape(len(own), -1).any(axis=0)]] = False
     witnessed = job.by_square(chosen, _OF_WITNESS, _WITNESS) if len(chosen) else np.zeros(0, bool)
     probed = _balanced(job, np.flatnonzero(result.correct), _PROBED)
@@ -422,11 +542,7 @@ def _check(
         across = box if job.ball.norm == "linf" else box * np.sqrt(job.images[0].size)
         everywhere = replace(job, ball=replace(job.ball, epsilon=across))
         bounded = ~np.asarray(everywhere.by_apgd(probed, _OF_PROBE, "cross_entropy", 20, None, start=False).fallen)
-        cosines = job.chunks(
-            lambda predict, x, y, key: _cosines(predict, as_float(jnp.asarray(x)), y, key, job.ball),
-            probed,
-            job.keys(probed, _OF_PROBE),
-        )
+        cosines = job.cosines(probed, _OF_PROBE)
     return {
         "checked_images": float(len(chosen)),
         "more_budget_takes": float(np.mean(~standing)) if len(chosen) else 0.0,
@@ -457,8 +573,9 @@ def robustness(
         attack that ended at a correctly classified point; ``still_rising``, robust, but a quarter more steps would
         reach the boundary at the pace of the last quarter. And ``images`` and ``attacks``, their numbers.
 
-        Of a class-balanced part of the survivors, ``checked_images`` in number: ``more_budget_takes``, the fraction
-        that falls to five turns of the attacks with five times their steps, and ``gradient_free_takes``, to the Square
+        Of a class-balanced part of the survivors, ``checked_images`` in number (0 where no more than one image in a
+        hundred survives): ``more_budget_takes``, the fraction that falls to five turns of the attacks with five times
+        their steps, and ``gradient_free_takes``, to the Square
         attack. Of ``probed_images`` correct ones: ``unbounded_accuracy``, in a ball as large as the box, and
         ``noisy_gradient``, the fraction whose gradient turns by more than 60° within a hundredth of the ball. And 0 or
         1 for each of `attack_checks.CHECKS`.
@@ -490,7 +607,7 @@ def accuracy(predict: Predictor, images: np.ndarray, labels: np.ndarray, batch_s
 def has_gradient(predict: Predictor, images: np.ndarray, labels: np.ndarray, batch_size: int) -> bool:
     """Whether the loss that attacks follow has a gradient at most of the images (judged by one batch of them)."""
     rows, kept = next(spread(len(labels), batch_size))
-    return bool(_clean(predict, as_float(images[rows]), labels[rows])["no_gradient"][:kept].mean() < 0.5)
+    return bool(_look(predict, as_float(images[rows]), labels[rows])["no_gradient"][:kept].mean() < 0.5)
 
 
 def transfer_matrix(

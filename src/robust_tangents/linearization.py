@@ -91,14 +91,15 @@ class Expansion:
 
         J_θₜ(x) δ jumps where x crosses the boundary of a ReLU of the checkpoint, and its gradient is blind to that.
         [f_θₜ₊ₕδ(x) − f_θₜ₋ₕδ(x)] / 2h has no jumps: ReLUs of both networks switch in a band around the boundary, whose
-        slope stands for the jump.
+        slope stands for the jump. The mean of both stands for f_θₜ(x), where it counts.
         """
 
         def at(share: jax.Array | float) -> jax.Array:
             params = jax.tree.map(lambda p, d: p + share * d, point["params"], displacement)
             return self.network.logits(params, point["batch_stats"], images)
 
-        smooth = (at(half_width) - at(-half_width)) / (2 * half_width) + point["zeroth"] * at(0.0)
+        ahead, behind = at(half_width), at(-half_width)
+        smooth = (ahead - behind) / (2 * half_width) + point["zeroth"] * (ahead + behind) / 2
         exact = jax.lax.stop_gradient(self.logits(displacement, point, images))
         return exact + (smooth - jax.lax.stop_gradient(smooth))
 

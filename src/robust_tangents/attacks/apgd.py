@@ -44,14 +44,14 @@ class Found(NamedTuple):
         x: (B, H, W, C) the point of the largest loss.
         margin: (B,) largest margin max_{j≠y} f_j − f_y on the way; where positive, the item has fallen.
         risen: (B,) by how much that margin rose in the last quarter of the steps.
-        ended: (B,) whether the point of the largest loss is misclassified itself.
+        at_x: (B,) margin at the point of the largest loss.
     """
 
     fallen: jax.Array
     x: jax.Array
     margin: jax.Array
     risen: jax.Array
-    ended: jax.Array
+    at_x: jax.Array
 
 
 @partial(
@@ -76,7 +76,9 @@ class APGD:
     random_start: bool | jax.Array
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """Where an attack stands, by item."""
+
     x: jax.Array
     before: jax.Array
     step_size: jax.Array
@@ -110,12 +112,13 @@ def _wide(values: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _start(items: Items, attack: APGD) -> _State:
+def begin(items: Items, attack: APGD) -> State:
+    """Before the first point."""
     images = items.images
     count = len(images)
     x = jnp.where(attack.random_start, attack.ball.random(images, items.keys), images)
     low = jnp.full(count, -jnp.inf)
-    return _State(
+    return State(
         x=x, before=x, step_size=jnp.full(count, 2 * jnp.float32(attack.ball.epsilon)), loss=low, best=x,
         best_gradient=jnp.zeros_like(x), best_loss=low, best_margin=low, checked_loss=low,
         rises=jnp.zeros(count, jnp.int32), halved=jnp.ones(count, bool), fallen=jnp.zeros(count, bool),
@@ -125,8 +128,8 @@ def _start(items: Items, attack: APGD) -> _State:
 
 @jax.jit
 def _advance(
-    predict: Predictor, state: _State, items: Items, attack: APGD, step: int | jax.Array, period: int | jax.Array
-) -> _State:
+    predict: Predictor, state: State, items: Items, attack: APGD, step: int | jax.Array, period: int | jax.Array
+) -> State:
     """Look at the point, note what it brings, halve step sizes where the schedule says so, and move on."""
     ball, images = attack.ball, items.images
     gradient, loss, logits = ascent(predict, state.x, items.labels, items.targets, attack.kind, attack.targeted)
@@ -147,10 +150,10 @@ def _advance(
     x = jnp.where(_wide(stuck), best, state.x)
     gradient = jnp.where(_wide(stuck), best_gradient, gradient)
 
-    ahead = ball.project(x + _wide(step_size) * ball.direction(gradient), images)
+    ahead = ball.project(x + _wide(step_size) * ball.direction(gradient, x), images)
     weight = jnp.where(step > 0, _MOMENTUM, 1.0)
     moved = ball.project(x + weight * (ahead - x) + (1 - weight) * (x - state.before), images)
-    return _State(
+    return State(
         x=moved,
         before=x,
         step_size=step_size,
@@ -169,7 +172,7 @@ def _advance(
 
 
 def apgd(predict: Predictor, items: Items, attack: APGD, execution: Execution) -> Found:
-    """Auto-PGD on a batch; it ends early once every item has fallen.
+    """Auto-PGD on a batch.
 
     x ← image or random start, η ← 2 ε; then ``steps`` times z ← P(x + η d), x ← P(x + ¾ (z − x) + ¼ (x − x₋₁)), with d
     the direction of steepest ascent of the loss in the norm. At checkpoints after 22 % of the steps, then at periods
@@ -183,30 +186,38 @@ def apgd(predict: Predictor, items: Items, attack: APGD, execution: Execution) -
 
     Source: Croce & Hein 2020, algorithm 1; random starts are uniform in the ball, where theirs lie on its surface.
     """
-    schedule = jnp.asarray(periods(int(attack.steps)))
-    if execution.compiled_loops:
-        # Padded to a multiple, so that similar numbers of steps share a program.
-        padded = jnp.zeros(-(-len(schedule) // 256) * 256, schedule.dtype).at[: len(schedule)].set(schedule)
-        return _compiled(predict, items, attack, padded, execution)
-    return _run(predict, items, attack, schedule, execution)
+    points = (0, int(attack.steps) + 1)
+    return found(ascend(predict, begin(items, attack), items, attack, points, execution))
 
 
-def _run(predict: Predictor, items: Items, attack: APGD, schedule: jax.Array, execution: Execution) -> Found:
-    def body(step: int | jax.Array, state: _State) -> _State:
-        return _advance(predict, state, items, attack, step, schedule[step])
+def ascend(
+    predict: Predictor, state: State, items: Items, attack: APGD, points: tuple[int, int], execution: Execution
+) -> State:
+    """Go on with `apgd` over some of its steps + 1 points, of which the first and the one behind the last are given."""
+    schedule = periods(int(attack.steps))[slice(*points)]
+    if not execution.compiled_loops:
+        for point, period in enumerate(schedule, points[0]):
+            state = _advance(predict, state, items, attack, point, period)
+        return state
+    # Padded to a multiple, so that similar numbers of steps share a program.
+    padded = np.resize(schedule, -(-len(schedule) // 128) * 128)
+    return _compiled(predict, state, items, attack, jnp.asarray(padded), points)
 
-    def standing(state: _State) -> jax.Array:
-        return ~jnp.all(state.fallen)
 
-    state = execution.loop(0, attack.steps + 1, body, _start(items, attack), standing)
+@jax.jit
+def _compiled(predict, state, items, attack, schedule, points) -> State:
+    def body(point: jax.Array, state: State) -> State:
+        return _advance(predict, state, items, attack, point, schedule[point - points[0]])
+
+    return jax.lax.fori_loop(points[0], points[1], body, state)
+
+
+def found(state: State) -> Found:
+    """What is found once all points have been looked at."""
     return Found(
         fallen=state.fallen,
         x=state.best,
         margin=state.margin,
         risen=state.margin - state.early_margin,
-        ended=state.best_margin > 0,
+        at_x=state.best_margin,
     )
-
-
-# A loop outside of a compiled program would be compiled again at every call.
-_compiled = partial(jax.jit, static_argnames="execution")(_run)

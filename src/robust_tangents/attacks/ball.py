@@ -18,6 +18,8 @@ Norm = Literal["linf", "l2"]
 
 # Rounding of images that were scaled or moved in float32.
 _ROUNDING = 1e-5
+# Steps towards the length of a projection; what is missing shrinks by a constant factor in each.
+_SCALINGS = 4
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("epsilon", "low", "high"), meta_fields=("norm",))
@@ -54,17 +56,31 @@ class Ball:
         return jnp.clip(x, self.low, self.high)
 
     def project(self, x: jax.Array, images: jax.Array) -> jax.Array:
-        """Into the ball around ``images`` (by scaling the offset in ℓ2), then into the box, which keeps it there."""
+        """The nearest points that are in the ball around ``images`` and in the box.
+
+        In ℓ2 they are clip(x₀ + s (x − x₀)), with the largest s ≤ 1 that keeps them in the ball; s ← s ε / length comes
+        near it from below, since the length of what is clipped is concave in s.
+        """
         offset = x - images
         if self.norm == "linf":
-            offset = jnp.clip(offset, -self.epsilon, self.epsilon)
-        else:
-            offset = offset * jnp.minimum(1, self.epsilon / jnp.maximum(length(offset), 1e-12))
-        return self.clip(images + offset)
+            return self.clip(images + jnp.clip(offset, -self.epsilon, self.epsilon))
+        scale = jnp.ones_like(offset[:, :1, :1, :1])
+        scale = jnp.minimum(scale, self.epsilon / jnp.maximum(length(offset), 1e-12))
+        for _ in range(_SCALINGS):
+            inside = self.clip(images + scale * offset) - images
+            scale = jnp.minimum(1, scale * self.epsilon / jnp.maximum(length(inside), 1e-12))
+        return self.clip(images + scale * offset)
 
-    def direction(self, gradient: jax.Array) -> jax.Array:
-        """Steepest ascent of unit length in the norm: the sign in ℓ∞, the unit vector in ℓ2; zero where all is zero."""
-        return jnp.sign(gradient) if self.norm == "linf" else unit(gradient)
+    def direction(self, gradient: jax.Array, x: jax.Array) -> jax.Array:
+        """Steepest ascent of unit length in the norm: the sign in ℓ∞, the unit vector in ℓ2; zero where all is zero.
+
+        In ℓ2, coordinates of x on a face of the box that could only leave it take no part, since they would use up
+        length for nothing.
+        """
+        if self.norm == "linf":
+            return jnp.sign(gradient)
+        leaves = ((x <= self.low) & (gradient < 0)) | ((x >= self.high) & (gradient > 0))
+        return unit(jnp.where(leaves, 0, gradient))
 
     def distance(self, x: jax.Array, images: jax.Array) -> jax.Array:
         """Length of x − images in the norm, image by image, (B,)."""

@@ -31,7 +31,9 @@ class FAB:
     random_start: bool | jax.Array
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """Where an attack stands, by item."""
+
     x: jax.Array
     fallen: jax.Array
     smallest: jax.Array
@@ -74,7 +76,7 @@ def to_hyperplane(ball: Ball, x: jax.Array, normal: jax.Array, offset: jax.Array
 
 
 @jax.jit
-def _advance(predict: Predictor, state: _State, items: Items, attack: FAB) -> _State:
+def _advance(predict: Predictor, state: State, items: Items, attack: FAB) -> State:
     ball, images = attack.ball, items.images
     wide = partial(jnp.expand_dims, axis=(1, 2, 3))
     # The hyperplane on which the linearised logits of target and label agree.
@@ -91,11 +93,20 @@ def _advance(predict: Predictor, state: _State, items: Items, attack: FAB) -> _S
     bias = wide(jnp.clip(lengths[0] / jnp.maximum(lengths[0] + lengths[1], 1e-12), 0, _LARGEST_BIAS))
     x = (1 - bias) * (x + _OVERSHOOT * step) + bias * (images + _OVERSHOOT * from_image)
     fallen = state.fallen | (wrong & (distance <= ball.epsilon * (1 + 1e-6)))
-    return _State(ball.clip(x), fallen, jnp.where(nearer, distance, state.smallest))
+    return State(ball.clip(x), fallen, jnp.where(nearer, distance, state.smallest))
+
+
+@jax.jit
+def begin(items: Items, attack: FAB) -> State:
+    """Before the first point."""
+    images, ball = items.images, attack.ball
+    away = ball.random(images, items.keys) - images
+    x = jnp.where(attack.random_start, ball.clip(images + away / 2), images)
+    return State(x, jnp.zeros(len(images), bool), jnp.full(len(images), jnp.inf))
 
 
 def fab(predict: Predictor, items: Items, attack: FAB, execution: Execution) -> jax.Array:
-    """Whether targeted FAB finds a misclassified point within the ball, (B,); it ends early once every item has fallen.
+    """Whether targeted FAB finds a misclassified point within the ball, (B,).
 
     Each step goes 1.05 times to the plane on which the linearised f_t − f_y vanishes, from the point and, with a weight
     of at most 0.1 that grows with the distance, from the image itself; from an adversarial point it first goes a tenth
@@ -103,22 +114,19 @@ def fab(predict: Predictor, items: Items, attack: FAB, execution: Execution) -> 
 
     Source: Croce & Hein 2020b, algorithm 1, with the targets of AutoAttack.
     """
+    return approach(predict, begin(items, attack), items, attack, (0, int(attack.steps) + 1), execution).fallen
+
+
+def approach(
+    predict: Predictor, state: State, items: Items, attack: FAB, points: tuple[int, int], execution: Execution
+) -> State:
+    """Go on with `fab` over some of its steps + 1 points, of which the first and the one behind the last are given."""
     run = _compiled if execution.compiled_loops else _run
-    return run(predict, items, attack, execution)
+    return run(predict, state, items, attack, points, execution)
 
 
-def _run(predict: Predictor, items: Items, attack: FAB, execution: Execution) -> jax.Array:
-    images, ball = items.images, attack.ball
-    away = ball.random(images, items.keys) - images
-    x = jnp.where(attack.random_start, ball.clip(images + away / 2), images)
-    state = _State(x, jnp.zeros(len(images), bool), jnp.full(len(images), jnp.inf))
-    return execution.loop(
-        0,
-        attack.steps + 1,
-        lambda _, state: _advance(predict, state, items, attack),
-        state,
-        lambda state: ~jnp.all(state.fallen),
-    ).fallen
+def _run(predict, state, items, attack, points, execution) -> State:
+    return execution.loop(*points, lambda _, state: _advance(predict, state, items, attack), state)
 
 
 # A loop outside of a compiled program would be compiled again at every call.

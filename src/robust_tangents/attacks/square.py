@@ -157,7 +157,7 @@ def square(
     queries: tuple[int | jax.Array, int | jax.Array],
     execution: Execution,
 ) -> Search:
-    """Go on with a search from one number of queries to another; it ends early once every item has fallen.
+    """Go on with a search from one number of queries to another.
 
     Query 0 draws stripes (ℓ2: hills); every later one changes a random square of the best image so far, whose area
     shrinks from 0.8 of the image, and keeps the change if the margin max_{j≠y} f_j − f_y rises. In ℓ∞ the square
@@ -178,7 +178,7 @@ def _run(predict, search, items, settings, queries, execution) -> Search:
     def body(query: int | jax.Array, search: Search) -> Search:
         return _query(predict, search, items.images, items.labels, items.keys, settings, query)
 
-    return execution.loop(*queries, body, search, lambda search: ~jnp.all(search.fallen))
+    return execution.loop(*queries, body, search)
 
 
 # A loop outside of a compiled program would be compiled again at every call.
