@@ -38,8 +38,14 @@ def attack(options: argparse.Namespace, steps: int) -> dict[str, Any]:
 
 
 def evaluated(options: argparse.Namespace) -> dict[str, Any]:
-    one = {"method": "apgd", "loss": "cross_entropy", "targets": 0}
-    strength = {"attacks": [one | {"steps": 20}, one | {"steps": 100}], "repeats": 10, "quiet": 2, "checked": 10}
+    one = {"method": "apgd", "loss": "cross_entropy", "steps": 10, "targets": 0}
+    attacks = [  # the strength standard of config.yaml
+        one,
+        one | {"steps": 50},
+        one | {"loss": "margin", "steps": 30, "targets": 2},
+        one | {"method": "polish", "steps": 200},
+    ]
+    strength = {"attacks": attacks, "repeats": 10, "quiet": 0.5, "checked": 10}
     return {"norm": "linf", "epsilon": options.epsilon, "strength": strength}
 
 

@@ -32,10 +32,10 @@ MORE = 5
 _CLOSER = 0.1
 # Queries of the gradient-free witness in a check, and images at which gradients are probed.
 _WITNESS, _PROBED = 500, 10
-# Points of a gradient attack, and queries of Square, after which images that have fallen leave it.
-_STEPS = (6, 60)
 # Queries of Square after which its squares are small, a tenth of the image.
 _SMALL = 400
+# Points of a gradient attack, and queries of Square, after which images that have fallen leave it.
+_STEPS = (6, 60)
 _QUERIES = (20, 100, 300, 1000, 2500, 5000, 10_000, 20_000, 40_000)
 
 
@@ -348,25 +348,13 @@ class _Attempts:
             numbers,
         ).fallen
 
-    def by_square(self, rows: np.ndarray, numbers: Any, queries: int) -> np.ndarray:
-        """Whether the Square attack takes a row."""
-        settings = Square(self.ball)
+    def by_square(self, rows: np.ndarray, numbers: Any, queries: int, best: Any = None) -> Search:
+        """The Square attack on some rows; from their points ``best``, where given, only with its small squares."""
+        settings, before = Square(self.ball), 0 if best is None else _SMALL
         return self.search(
             lambda items: square.begin(items.images),
             lambda predict, state, items, leg: square.square(predict, state, items, settings, leg, self.execution),
-            _ends(queries, _QUERIES),
-            rows,
-            self.labels[rows],
-            numbers,
-        ).fallen
-
-    def by_polish(self, rows: np.ndarray, numbers: Any, queries: int, best: Any) -> Search:
-        """Random search in small squares from the best points of some rows."""
-        settings = Square(self.ball)
-        return self.search(
-            lambda items: square.begin(items.images),
-            lambda predict, state, items, leg: square.square(predict, state, items, settings, leg, self.execution),
-            [_SMALL + end for end in _ends(queries, _QUERIES)],
+            [before + end for end in _ends(queries, _QUERIES)],
             rows,
             self.labels[rows],
             numbers,
@@ -488,11 +476,11 @@ def _attempt(
     ``source``: of the gradient that APGD follows (see `Round`). ``best``: points of all images to polish.
     """
     if stage.method == "square":
-        return job.by_square(rows, numbers, more * stage.steps), None
+        return np.asarray(job.by_square(rows, numbers, more * stage.steps).fallen), None
     if stage.method == "fab":
         return job.by_fab(rows, numbers, more * stage.steps, targets), None
     if stage.method == "polish":
-        after = job.by_polish(rows, numbers, more * stage.steps, _rows_of(best, rows))
+        after = job.by_square(rows, numbers, more * stage.steps, _rows_of(best, rows))
         risen: Any = np.zeros(len(rows))
         return np.asarray(after.fallen), Found(after.fallen, after.x, after.margin, risen, after.margin)
     aims = targets if stage.targets else None
@@ -519,11 +507,8 @@ def _check(
     standing = np.ones(len(chosen), bool)
     # One turn of the list, five times, all at once; what begins at the best point so far has no restarts.
     turn = len(rounds) // strength.repeats
-    attempts = [
-        (number, rounds[number % len(rounds)])
-        for number in range(MORE * turn)
-        if number < turn or rounds[number % len(rounds)].stage.method != "polish"
-    ]
+    in_turn = ((number, rounds[number % len(rounds)]) for number in range(MORE * turn))
+    attempts = [(number, of) for number, of in in_turn if number < turn or of.stage.method != "polish"]
     for stage, source in dict.fromkeys((of.stage, of.source) for _, of in attempts):
         left = np.flatnonzero(standing)
         if not len(left):
@@ -534,7 +519,7 @@ def _check(
         places = np.repeat([place for _, place in own], len(left))
         fallen, _ = _attempt(job, stage, rows, numbers, likely[rows, places], source, best, MORE)
         standing[left[fallen.reshape(len(own), -1).any(axis=0)]] = False
-    witnessed = job.by_square(chosen, _OF_WITNESS, _WITNESS) if len(chosen) else np.zeros(0, bool)
+    witnessed = job.by_square(chosen, _OF_WITNESS, _WITNESS).fallen if len(chosen) else np.zeros(0, bool)
     probed = _balanced(job, np.flatnonzero(result.correct), _PROBED)
     bounded, cosines = np.ones(len(probed), bool), np.ones(len(probed))
     if len(probed):
@@ -575,7 +560,7 @@ def robustness(
 
         Of a class-balanced part of the survivors, ``checked_images`` in number (0 where no more than one image in a
         hundred survives): ``more_budget_takes``, the fraction that falls to five turns of the attacks with five times
-        their steps, and ``gradient_free_takes``, to the Square
+        their steps (of what begins at the best point so far, one turn), and ``gradient_free_takes``, to the Square
         attack. Of ``probed_images`` correct ones: ``unbounded_accuracy``, in a ball as large as the box, and
         ``noisy_gradient``, the fraction whose gradient turns by more than 60° within a hundredth of the ball. And 0 or
         1 for each of `attack_checks.CHECKS`.
