@@ -42,10 +42,12 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
     attacks = [  # the strength standard of config.yaml
         one,
         one | {"steps": 50},
-        one | {"loss": "margin", "steps": 30, "targets": 2},
         one | {"method": "polish", "steps": 200},
+        one | {"steps": 100},
+        one | {"loss": "margin", "steps": 50, "targets": 1},
+        one | {"method": "polish", "steps": 500},
     ]
-    strength = {"attacks": attacks, "repeats": 10, "quiet": 0.5, "checked": 10}
+    strength = {"attacks": attacks, "repeats": 4, "quiet": 0.5, "checked": 10}
     return {"norm": "linf", "epsilon": options.epsilon, "strength": strength}
 
 

@@ -32,8 +32,8 @@ MORE = 5
 _CLOSER = 0.1
 # Queries of the gradient-free witness in a check, and images at which gradients are probed.
 _WITNESS, _PROBED = 500, 10
-# Queries of Square after which its squares are small, a tenth of the image.
-_SMALL = 400
+# Queries of Square after which its squares are small, from a twentieth of the image on.
+_SMALL = 900
 # Points of a gradient attack, and queries of Square, after which images that have fallen leave it.
 _STEPS = (6, 60)
 _QUERIES = (20, 100, 300, 1000, 2500, 5000, 10_000, 20_000, 40_000)
