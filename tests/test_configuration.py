@@ -268,6 +268,25 @@ def test_mistakes_in_features_are_told(changes, wanted):
     assert all(part in message for part in wanted), message
 
 
+@pytest.mark.parametrize(
+    ("classes", "targets", "needs"), [(2, 0, 3), (3, 0, None), (2, 1, 4), (3, 1, 4), (4, 1, None)]
+)
+@pytest.mark.parametrize("where", ["evaluation.strength", "runs.benign.evaluation"])
+def test_a_loss_that_needs_more_classes_is_told(where, classes, targets, needs):
+    changes = [
+        ("data.digits.classes", list(range(classes))),
+        ("kernels.classes.points", 60),
+        ("strengths.mine", {"attacks": [{"loss": "dlr", "steps": 5, "targets": targets}]}),
+        (where, "mine" if where.endswith("strength") else {"strength": "mine"}),
+    ]
+    if needs is None:
+        Study(changed(*changes))
+        return
+    message = message_of(*changes)
+    assert where in message
+    assert f"'mine' uses the loss dlr, which needs {needs} classes, but data.digits has {classes}" in message
+
+
 def test_settings_of_second_stages_come_in_parts():
     groups = [[0, 0.5], 12, [24]]
     study = Study(changed(("stage2.benign_data.spawn_epochs", groups), ("stage2.benign_data.objective", "adversarial")))
@@ -278,7 +297,7 @@ def test_settings_of_second_stages_come_in_parts():
     assert spec["epochs"] == 15
     assert spec["training"]["attack"]["steps"] == 7
     assert spec["robustness"]["test"]["epsilon"] == 0.15
-    assert [attack["steps"] for attack in spec["robustness"]["test"]["strength"]["attacks"]] == [10, 50, 30, 200]
+    assert spec["robustness"]["test"]["strength"] == study.config["strengths"]["standard"]
     assert study.stage2_segments("benign_data", "benign", 0) == [Segment("benign", 0, 12)]
     assert study.stage2_segments("benign_data", "benign", 2) == [Segment("benign", 12, 24)]
     one = Study(changed(("stage2.benign_data.spawn_epochs", [[12, 24, 0]])))

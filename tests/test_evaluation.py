@@ -215,22 +215,29 @@ def test_more_is_tried_the_nearer_an_image_is_to_the_boundary(monkeypatch):
     assert counts.tolist() == [1 + 2 + 1, 1 + 5 + 1]
 
 
-def comb(images):
-    """Class 1 only where each of 16 values is above 0.6 or within a hair of it, in stairs; gradients tell nothing."""
-    steps = jnp.floor((images.reshape(len(images), -1) - 0.5) * 10 + 1e-4)
-    value = jnp.sum(jnp.minimum(steps, 1), axis=1) - 15.5
+def chequered(images):
+    """Class 1 only near a chequered pattern of amplitude 0.1 in which four neighbours are bright all the same.
+
+    Gradients lead to the pattern but see no step; squares of two by two make the step but not the pattern.
+    """
+    offset = (images[..., 0] - 0.5) / 0.1
+    pattern = jnp.mean(offset * (-1.0) ** jnp.add.outer(jnp.arange(8), jnp.arange(8)), axis=(1, 2))
+    bright = offset > 0.9
+    four = bright[:, 1:, 1:] & bright[:, 1:, :-1] & bright[:, :-1, 1:] & bright[:, :-1, :-1]
+    value = pattern + jnp.any(four, axis=(1, 2)) - 1.9
     return jnp.stack([jnp.zeros_like(value), value, value - 50, value - 50], axis=1)
 
 
 def test_polishing_begins_where_attacks_have_come_and_takes_what_gradients_cannot():
-    images, labels = np.full((6, 4, 4, 1), 0.5, np.float32), np.zeros(6, int)
-    gradient, polish = ("apgd", "margin", 5, 0), ("polish", "margin", 300, 0)
-    alone = outcome(Partial(comb), images, labels, settings_of(gradient, epsilon=0.1, checked=0))
-    assert np.all(alone.robust)
-    both = outcome(Partial(comb), images, labels, settings_of(gradient, polish, epsilon=0.1, checked=0, repeats=3))
+    images, labels = np.full((6, 8, 8, 1), 0.5, np.float32), np.zeros(6, int)
+    gradient, polish = ("apgd", "margin", 30, 0), ("polish", "margin", 90, 0)
+    for alone in (gradient, polish):
+        settings = settings_of(alone, epsilon=0.1, checked=0, repeats=3)
+        assert np.all(outcome(Partial(chequered), images, labels, settings).robust)
+    both = outcome(Partial(chequered), images, labels, settings_of(gradient, polish, epsilon=0.1, checked=0))
     assert not np.any(both.robust)
     outside = settings_of(gradient, polish, epsilon=0.09, checked=0, repeats=3)
-    assert np.all(outcome(Partial(comb), images, labels, outside).robust)
+    assert np.all(outcome(Partial(chequered), images, labels, outside).robust)
 
 
 def test_survivors_so_few_that_they_cannot_count_are_not_checked():
