@@ -268,9 +268,7 @@ def test_mistakes_in_features_are_told(changes, wanted):
     assert all(part in message for part in wanted), message
 
 
-@pytest.mark.parametrize(
-    ("classes", "targets", "needs"), [(2, 0, 3), (3, 0, None), (2, 1, 4), (3, 1, 4), (4, 1, None)]
-)
+@pytest.mark.parametrize(("classes", "targets", "needs"), [(2, 0, 3), (3, 0, None), (2, 1, 4), (3, 1, 4), (4, 1, None)])
 @pytest.mark.parametrize("where", ["evaluation.strength", "runs.benign.evaluation"])
 def test_a_loss_that_needs_more_classes_is_told(where, classes, targets, needs):
     changes = [

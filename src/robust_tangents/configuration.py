@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
 
+from robust_tangents.attacks import CLASSES_OF_DLR
 from robust_tangents.data_sources import SOURCES
 from robust_tangents.errors import InputError
 from robust_tangents.schema import Spec, validate
@@ -164,7 +165,7 @@ class Study:
         """Whether the losses of a strength are defined for the classes of a data set."""
         classes = self._classes(data)
         for attack in self._entry("strengths", name, path)["attacks"]:
-            needed = 4 if attack["targets"] else 3
+            needed = CLASSES_OF_DLR[attack["targets"] > 0]
             if attack["method"] == "apgd" and attack["loss"] == "dlr" and classes < needed:
                 raise InputError(
                     f"configuration: {path}: strength {name!r} uses the loss dlr, which needs {needed} classes, but "

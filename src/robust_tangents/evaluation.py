@@ -12,11 +12,11 @@ import numpy as np
 import optax
 
 from robust_tangents.attack_checks import ALLOWED, failed_checks
-from robust_tangents.attacks import apgd, fab, square
+from robust_tangents.attacks import CLASSES_OF_DLR, apgd, fab, square
 from robust_tangents.attacks.apgd import APGD, Found, Items
 from robust_tangents.attacks.ball import Ball, Predictor
 from robust_tangents.attacks.fab import FAB
-from robust_tangents.attacks.losses import CLASSES_OF_DLR, LOSSES, Loss, correct, losses, margins
+from robust_tangents.attacks.losses import LOSSES, Loss, correct, losses, margins
 from robust_tangents.attacks.pgd import Attack, pgd
 from robust_tangents.attacks.square import Search, Square
 from robust_tangents.errors import InputError

@@ -20,6 +20,8 @@ Convolution = Literal["xla", "rows", "columns", "columns in forward"]
 # Images whose activations stay in a core's cache; 16 to 64 are as good (networks of widths 8 to 64 at 32×32).
 _PART = 32
 _PART_PIXELS = _PART * 32 * 32
+# Images of a chunk, the last of which is filled up: no slower than larger ones, and less is filled up.
+_CHUNK = 16
 
 
 Carry = TypeVar("Carry")
@@ -75,7 +77,7 @@ class Execution:
             batches: arrays of one length, at least 1.
         """
         count = len(jax.tree.leaves(batches[0])[0])
-        size = min(largest, _PART) if self.on_cpu else largest
+        size = min(largest, _CHUNK) if self.on_cpu else largest
         chunks = [np.resize(np.arange(begin, min(begin + size, count)), size) for begin in range(0, count, size)]
 
         def take(rows: np.ndarray) -> Any:

@@ -1,7 +1,7 @@
 """Auto-PGD: ascent with momentum whose step size halves where progress stops (Croce & Hein 2020)."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -95,6 +95,7 @@ class State(NamedTuple):
     early_margin: jax.Array
 
 
+@cache
 def periods(steps: int) -> np.ndarray:
     """Steps since the last checkpoint where a step is a checkpoint of the schedule, else 0; (steps + 1,)."""
     result = np.zeros(steps + 1, np.int32)

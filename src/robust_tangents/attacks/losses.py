@@ -12,9 +12,6 @@ Loss = Literal["cross_entropy", "margin", "dlr"]
 LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin", "dlr")
 """A loss is passed to compiled programs as its place in this list, so that all losses share them."""
 
-CLASSES_OF_DLR = {False: 3, True: 4}
-"""Classes that the difference-of-logits ratio needs, untargeted and targeted."""
-
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Whether the largest logit is that of the label, (B,); false where logits are not finite."""
@@ -36,7 +33,7 @@ def losses(
         same direction of steepest ascent and the same order of points, but no underflow where predictors are confident.
     margin: max_{j≠y} f_j − f_y (Carlini & Wagner 2017); targeted: f_t − f_y.
     dlr: the margin over f_π1 − f_π3, where π sorts the logits from the largest; targeted: (f_t − f_y) over
-        f_π1 − (f_π3 + f_π4) / 2 (Croce & Hein 2020). Needs the classes of `CLASSES_OF_DLR`.
+        f_π1 − (f_π3 + f_π4) / 2 (Croce & Hein 2020). Needs the classes of `attacks.CLASSES_OF_DLR`.
 
     Args:
         targets: (B,) classes to move to, where ``targeted``.
