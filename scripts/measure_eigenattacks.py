@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 import _network
 from robust_tangents import checkpoints, eigenattacks, kernel_features, models, randomness, storage
 from robust_tangents.attacks.pgd import Attack
-from robust_tangents.evaluation import accuracy, at_once, attacked
+from robust_tangents.evaluation import accuracy, at_once, attacked, has_gradient
 from robust_tangents.linearization import Expansion
 from robust_tangents.training import as_float
 
@@ -42,13 +42,20 @@ class Networks:
         return attacked(predict, self.images, self.labels, self.key, self.attack, execution, self.batch_size)
 
     def baselines(self) -> dict[str, np.ndarray]:
-        """Accuracy of every target on clean images, under random signs of the attack's size, and its own attack."""
+        """Accuracy of every target on clean images, under random signs of the attack's size, and its own attack.
+
+        The last is not a number where the attack has no gradient to follow, as at zero logits.
+        """
         signs = jax.random.rademacher(self.key, self.images.shape, jnp.float32)
-        own = [self.attacked(Partial(self.network.logits, *self.states[target])) for target in self.spec["targets"]]
+        own = []
+        for place, target in enumerate(self.spec["targets"]):
+            predict = Partial(self.network.logits, *self.states[target])
+            attackable = has_gradient(predict, self.images, self.labels, self.batch_size)
+            own.append(self.accuracy(self.attacked(predict))[place] if attackable else np.nan)
         return {
             "clean": self.accuracy(self.images),
             "random": self.accuracy(np.clip(self.images + self.attack.epsilon * np.asarray(signs), 0, 1)),
-            "own": np.array([self.accuracy(images)[i] for i, images in enumerate(own)]),
+            "own": np.array(own),
         }
 
 

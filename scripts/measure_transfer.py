@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 
 import _network
 from robust_tangents import checkpoints, models, randomness, storage
-from robust_tangents.attack_checks import stronger_than_white_box
+from robust_tangents.attack_checks import RECORDED, stronger_than_white_box
 from robust_tangents.attacks.pgd import Attack
 from robust_tangents.errors import InputError
 from robust_tangents.evaluation import at_once, transfer_matrix
@@ -28,8 +28,8 @@ def predictors(
     seed: int,
     wanted: list[float],
     attack: str,
-) -> dict[tuple[str, float], tuple[Partial, float]]:
-    """A parent and the networks spawned from it, each with its robust accuracy under an attack, by (variant, epoch)."""
+) -> dict[tuple[str, float], tuple[Partial, dict[str, float]]]:
+    """A parent and the networks spawned from it, each with its robustness under an attack, by (variant, epoch)."""
     result = {}
     epochs = stage2[f"seed{seed}/spawn_epochs"].tolist()
     for row, epoch in enumerate(epochs):
@@ -37,8 +37,9 @@ def predictors(
             continue
         parent = checkpoints.load_from(segments, seed, epoch)
 
-        def robust(name: str, row: int = row) -> float:
-            return float(stage2[f"seed{seed}/{name}/{attack}/robust_accuracy"][row])
+        def robust(name: str, row: int = row) -> dict[str, float]:
+            record = stage2[f"seed{seed}/{name}/{attack}"]
+            return {entry: float(record[entry][row]) for entry in ("robust_accuracy", *RECORDED)}
 
         result["standard", epoch] = Partial(network.logits, *parent), robust("standard")
         for variant, model in variants.items():
@@ -71,7 +72,7 @@ def main(options) -> None:
         variants = {name: Expansion.of(network, name, spec["batch_norm"]) for name in spec["variants"]}
         batch_size = at_once(len(labels), spec["batch_size"])
         for seed in _job.progress(spec["seeds"], "seeds"):
-            networks: dict[tuple, tuple[Partial, float]] = {}
+            networks: dict[tuple, tuple[Partial, dict[str, float]]] = {}
             for files in options.networks:
                 segments = [read(path, "segment") for path in files["segments"]]
                 for path in files["stage2"]:
@@ -80,12 +81,16 @@ def main(options) -> None:
                     networks |= {(files["label"], *name): one for name, one in found.items()}
             key = randomness.key(spec["study_seed"], seed, "evaluation")
             attack = Attack.of(spec["attack"])
-            every, robust = zip(*networks.values(), strict=True)
+            every, records = zip(*networks.values(), strict=True)
+            found = {name: np.array([record[name] for record in records]) for name in records[0]}
             matrix = transfer_matrix(every, images, labels, key, attack, network.execution, batch_size)
+            # Where attacks have no gradient to follow, as at zero logits, nothing is attacked.
+            blind = found["no_gradient"] > 0.5
+            matrix[blind], found["robust_accuracy"][blind] = np.nan, np.nan
             result[f"seed{seed}"] = {
+                **found,
                 "accuracy": matrix,
-                "robust_accuracy": np.array(robust),
-                "stronger_than_white_box": stronger_than_white_box(matrix, np.array(robust), len(labels)),
+                "stronger_than_white_box": stronger_than_white_box(matrix, found["robust_accuracy"], len(labels)),
                 "networks": np.array([f"{parent}|{variant}|{epoch:g}" for parent, variant, epoch in networks]),
             }
         # Without the folder of the study, so that equal work in another study gives equal files.

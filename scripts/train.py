@@ -101,9 +101,10 @@ def evaluator(network: models.Network, spec: dict, seed: int, data: storage.Arte
         predict = Partial(network.logits, state.params, state.batch_stats)
         key = randomness.key(spec["study_seed"], seed, "evaluation", epoch)
         result: dict[str, float] = {}
-        for part, (images, labels, indices) in parts.items():
+        for number, (part, (images, labels, indices)) in enumerate(parts.items()):
             batch_size = at_once(len(labels), spec["training"]["batch_size"])
-            found = robustness(predict, images, labels, key, settings, network.execution, batch_size, indices)
+            own = jax.random.fold_in(key, number)  # images of one index in both parts share no random numbers
+            found = robustness(predict, images, labels, own, settings, network.execution, batch_size, indices)
             result |= {f"{part}_{name}": value for name, value in found.items()}
         return result
 

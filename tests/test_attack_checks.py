@@ -209,6 +209,10 @@ def test_a_transferred_attack_that_beats_all_attacks_on_the_target_itself_is_fla
     assert stronger_than_white_box(matrix, np.array([0.5, 0.35]), 10_000).tolist() == [False, True]
     # The diagonal plays no part, robust accuracy does.
     assert stronger_than_white_box(matrix, np.array([0.5, 0.30]), 10_000).tolist() == [False, False]
+    # A source that could not be attacked, and a target of which nothing is known, are no evidence.
+    unknown = np.array([[np.nan, np.nan], [0.1, np.nan]])
+    assert stronger_than_white_box(unknown, np.array([0.5, 0.5]), 100).tolist() == [True, False]
+    assert stronger_than_white_box(unknown, np.array([np.nan, 0.5]), 100).tolist() == [False, False]
     # One image is always allowed: no standard error at 1.
     assert stronger_than_white_box(np.array([[1, 0.99], [1, 1]]), np.ones(2), 50).tolist() == [False, False]
     assert stronger_than_white_box(np.array([[1, 0.97], [1, 1]]), np.ones(2), 50).tolist() == [False, True]

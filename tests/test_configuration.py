@@ -285,6 +285,28 @@ def test_a_loss_that_needs_more_classes_is_told(where, classes, targets, needs):
     assert f"'mine' uses the loss dlr, which needs {needs} classes, but data.digits has {classes}" in message
 
 
+def test_an_attack_towards_classes_has_targets():
+    strength = {"attacks": [{"method": "fab", "steps": 5}]}
+    message = message_of(("strengths.mine", strength), ("evaluation.strength", "mine"))
+    assert "strength 'mine' uses fab without targets" in message
+
+
+def test_a_run_and_its_linearizations_are_measured_alike():
+    base = yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert Study(base).runs["sgd_pgd"]["evaluation"]["strength"] == "standard"
+    harder = changed(("evaluation.strength", "autoattack"), base=base)
+    assert Study(harder).runs["sgd_pgd"]["evaluation"]["strength"] == "autoattack"
+    for (key, value), wanted in (
+        (("strength", "monitor"), ["runs.sgd_pgd.evaluation.strength: 'monitor'", "tsilivis_fig8.rows.0", "null"]),
+        (("attack", "test"), ["runs.sgd_pgd.evaluation.attack: 'test'", "another ball than 'sgd_test'"]),
+    ):
+        with pytest.raises(InputError) as caught:
+            Study(changed((f"runs.sgd_pgd.evaluation.{key}", value), base=base))
+        assert all(part in str(caught.value) for part in wanted)
+    with pytest.raises(InputError, match=r"evaluation.strength: no entry 'none' in strengths"):
+        Study(changed(("evaluation.strength", "none"), ("figures", {}), base=base))
+
+
 def test_settings_of_second_stages_come_in_parts():
     groups = [[0, 0.5], 12, [24]]
     study = Study(changed(("stage2.benign_data.spawn_epochs", groups), ("stage2.benign_data.objective", "adversarial")))
@@ -475,7 +497,8 @@ def test_captions_tell_the_settings(study):
     assert about["data"] == "Digits"
     assert "width 8" in about["model"]
     assert about["attacks"].count("0.15") == 1
-    assert study.about("loo_fig2")["attacks"].count("0.15") == 2
+    robust = study.about("loo_fig2")["attacks"]
+    assert robust == "train: PGD-7 in the ℓ∞ ball of radius 0.15; test: the ℓ∞ ball of radius 0.15"
     assert about["epochs"] == "24"
     assert about["seeds"] == "3 seeds (0, 1, 2)"
 

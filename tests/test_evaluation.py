@@ -15,7 +15,7 @@ from robust_tangents.attacks.ball import Ball
 from robust_tangents.attacks.fab import FAB, fab
 from robust_tangents.attacks.losses import LOSSES
 from robust_tangents.attacks.pgd import Attack, pgd
-from robust_tangents.attacks.square import Square, begin, square
+from robust_tangents.attacks.square import Square, square
 from robust_tangents.errors import InputError
 from robust_tangents.evaluation import (
     Robustness,
@@ -104,10 +104,14 @@ def test_targets_are_the_next_most_likely_classes_and_no_more_than_there_are():
 
 
 def test_surrogates_are_followed_in_turn_with_the_predictor_itself():
-    strength = Strength((Stage("apgd", "margin", 5, 0), Stage("square", "margin", 5, 0)), repeats=4)
-    sources = [(of.stage.method, of.source) for of in strength.rounds(3, 2)]
-    assert all(source == 2 for method, source in sources if method == "square")
-    assert {source for method, source in sources if method == "apgd"} == {0, 1, 2}
+    stages = [Stage("apgd", "margin", 5, 0), Stage("square", "margin", 5, 0), Stage("apgd", "margin", 9, 0)]
+    strength = Strength(tuple(stages), repeats=3, quiet=1.0)
+    sources = [of.source for of in strength.rounds(3, 2)]
+    assert sources == [0, 2, 1, 2, 2, 0, 1, 2, 2]
+    # Where every attack is made on every image, it is made along every gradient.
+    every = replace(strength, quiet=None, repeats=1).rounds(3, 2)
+    assert [of.source for of in every] == [0, 1, 2, 2, 0, 1, 2]
+    assert [of.stage for of in every] == 3 * stages[:1] + stages[1:2] + 3 * stages[2:]
     assert {of.source for of in strength.rounds(3)} == {0}
 
 
@@ -153,7 +157,7 @@ def test_an_image_is_robust_if_no_attack_takes_it(predict, images, labels):
         elif method == "fab":
             taken.append(np.asarray(fab(predict, items, FAB(settings.ball, steps, False), COMPILED)))
         else:
-            search = square(predict, begin(items.images), items, Square(settings.ball), (0, steps), COMPILED)
+            search = square(predict, items, Square(settings.ball), steps, COMPILED)
             taken.append(np.asarray(search.fallen))
     np.testing.assert_array_equal(found.correct, correct)
     np.testing.assert_array_equal(found.first, correct & ~taken[0])
@@ -286,6 +290,66 @@ def test_the_outcome_for_an_image_depends_on_no_other_and_not_on_the_batches(pre
             np.testing.assert_allclose(other.margin[standing], whole.margin[rows][standing], rtol=1e-4, atol=1e-5)
 
 
+def test_attacks_of_a_few_images_at_a_time_are_those_of_all(monkeypatch, predict, images, labels):
+    stages = [
+        ("apgd", "margin", 4, 0),
+        ("fab", "margin", 3, 1),
+        ("polish", "margin", 30, 0),
+        ("square", "margin", 9, 0),
+    ]
+    settings = settings_of(*stages, epsilon=0.1, repeats=2)
+    whole = outcome(predict, images, labels, settings)
+    monkeypatch.setattr(evaluation, "_AT_ONCE", 5)
+    parts = outcome(predict, images, labels, settings)
+    np.testing.assert_array_equal(parts.robust, whole.robust)
+    np.testing.assert_allclose(parts.margin[whole.robust], whole.margin[whole.robust], rtol=1e-4, atol=1e-5)
+    assert parts.check == pytest.approx(whole.check)
+
+
+def test_the_check_makes_five_turns_of_five_times_the_steps_on_a_balanced_part(monkeypatch):
+    """Of what begins at the best point so far, one turn; FAB has random starts, or its turns would be one."""
+    made = []
+
+    def spy(name):
+        attack = getattr(evaluation._Attempts, name)
+
+        def spied(self, rows, numbers, *arguments, **named):
+            if np.min(numbers) >= evaluation._OF_CHECK and np.max(numbers) < evaluation._OF_WITNESS:
+                length = next(value for value in arguments if isinstance(value, int))
+                made.append((name, length, len(rows), sorted(set(rows)), named.get("start")))
+            return attack(self, rows, numbers, *arguments, **named)
+
+        monkeypatch.setattr(evaluation._Attempts, name, spied)
+
+    for name in ("by_apgd", "by_fab", "by_square"):
+        spy(name)
+    images = np.zeros((35, 1, 1, 1), np.float32)
+    labels = np.repeat([0, 1], [30, 5])
+
+    def settled(labels, images):  # every image is far from any boundary
+        return 100 * jax.nn.one_hot(labels[jnp.round(images[:, 0, 0, 0] * 100).astype(int) * 0], 4)
+
+    stages = [("apgd", "margin", 2, 0), ("fab", "margin", 3, 2), ("square", "margin", 4, 0), ("polish", "margin", 6, 0)]
+    settings = settings_of(*stages, epsilon=0.01, repeats=2, checked=6)
+    for label in (0, 1):
+        made.clear()
+        outcome(Partial(settled, jnp.full(35, label)), images[labels == label], labels[labels == label], settings)
+        number = min(6, np.sum(labels == label))
+        expected = [("by_apgd", 10, 5), ("by_fab", 15, 10), ("by_square", 20, 5), ("by_square", 30, 1)]
+        assert [(name, length, count) for name, length, count, *_ in made] == [
+            (name, length, times * number) for name, length, times in expected
+        ]
+        assert all(len(rows) == number for *_, rows, _ in made)
+        assert [start for name, *_, start in made if name == "by_fab"] == [True]
+    job = evaluation._Attempts(
+        Partial(settled, jnp.zeros(35, int)), images, labels, np.arange(35), KEY, settings.ball, COMPILED, 32
+    )
+    for number, of_classes in ((6, [3, 3]), (10, [5, 5]), (12, [7, 5])):
+        chosen = evaluation._balanced(job, np.arange(35), number)
+        assert np.bincount(labels[chosen]).tolist() == of_classes
+    assert evaluation._balanced(job, np.arange(35), 6).tolist() != list(range(6))
+
+
 def test_random_numbers_belong_to_an_images_index(predict, images, labels):
     weak = settings_of(("apgd", "margin", 0, 0), epsilon=0.2, checked=0)
     here, there = (outcome(predict, images, labels, weak, indices=np.arange(COUNT) + shift) for shift in (0, 1000))
@@ -390,6 +454,31 @@ def test_eight_bit_images_are_taken(predict, images, labels):
     )
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (-1, 1)])
+def test_eight_bit_images_are_refused_in_another_box(predict, images, labels, low, high):
+    settings = replace(settings_of(), ball=Ball(0.1, low=low, high=high))
+    with pytest.raises(InputError, match=r"8-bit images are divided by 255, but the box is \["):
+        evaluate(predict, np.uint8(255 * images), labels, KEY, settings, COMPILED, 32)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_gradients_that_are_no_numbers_take_no_image(norm):
+    """Their points would not be in the ball, and no classification of them counts."""
+
+    def undefined(bias, images):
+        zero = jnp.sqrt(0 * images[:, 0, 0, 0])  # the derivative is 0 · ∞
+        return jnp.stack([zero + bias, zero, zero - 1, zero - 1], axis=1)
+
+    images, labels = np.full((9, 2, 2, 1), 0.5, np.float32), np.zeros(9, int)
+    stages = [("apgd", "cross_entropy", 5, 0), ("fab", "margin", 5, 2)]
+    record = robustness(
+        Partial(undefined, jnp.float32(1)), images, labels, KEY, settings_of(*stages, norm=norm), COMPILED, 32
+    )
+    assert record["robust_accuracy"] == record["accuracy"] == 1
+    assert record["unavailable_gradients"] == record["no_gradient"] == 1
+    assert record["silent_success"] == 0
+
+
 def test_images_outside_of_the_box_are_refused(predict, images, labels):
     for run in (evaluate, robustness):
         with pytest.raises(InputError, match=r"from -?\d.* to .*, outside the box \[0, 1\]") as caught:
@@ -491,4 +580,4 @@ def test_surrogates_take_at_least_as_much_from_an_expansion(expansion, images):
     assert 0.1 < alone.robust.mean() < 0.95
     assert helped.robust.mean() <= alone.robust.mean()
     np.testing.assert_array_equal(helped.correct, alone.correct)
-    assert helped.attacks == 3
+    assert helped.attacks == 3 * alone.attacks == 9

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from robust_tangents import storage
+from robust_tangents.attack_checks import RECORDED
 from robust_tangents.figures import checks, loo, loo_tables, style, su, su_tables, tsilivis
 
 ROW = {"title": "Digits", "curves": [{"label": "benign"}, {"label": "adversarial"}]}
@@ -51,11 +52,11 @@ def test_failed_checks_are_told_with_their_places():
     assert loo_tables.failed_checks(second_stages()) == []
     found = loo_tables.failed_checks(second_stages(*FAILURES))
     assert sorted(found) == [
-        "five times the steps and restarts would lower it further: "
-        "standard from adversarial parent at epoch 2 (up to 30% of the images concerned)",
+        "five turns of the attacks with five times the steps would lower it further: "
+        "standard from adversarial parent at epoch 2 (up to 30% of the survivors tried)",
         "the cross-entropy's input gradient is exactly zero for some images: "
-        "centered from benign parent at epoch 0.5, 2 (up to 12% of the images concerned); "
-        "linearized from adversarial parent at epoch 0 (up to 12% of the images concerned)",
+        "centered from benign parent at epoch 0.5, 2 (up to 12% of the images); "
+        "linearized from adversarial parent at epoch 0 (up to 12% of the images)",
     ]
 
 
@@ -66,8 +67,20 @@ def test_figures_of_robust_accuracy_show_failed_checks():
         shown = warning(draw(second_stages(*FAILURES), rows, {}))
         assert "to be read with care" in shown
         assert "centered from benign parent at epoch 0.5, 2" in shown
-    # The parents themselves are not part of this figure.
-    assert "would lower it further" not in shown
+    # Of the parents themselves, only the line to beat is part of this figure.
+    assert "would lower it further: standard from adversarial parent at epoch 2" in shown
+    others = second_stages(("adversarial", "standard", "more_budget_lowers", 0.0), FAILURES[0])
+    assert "would lower it further" not in warning(loo.frozen_kernel(others, rows, {}))
+
+
+def test_rows_of_one_title_and_lines_without_robust_accuracy_are_drawn():
+    """Checks of two rows of one title, of which the larger share counts; a line to beat that nothing could attack."""
+    rows = [{**ROW, "baseline": "adversarial", "reference": None}]
+    twice = pd.concat([second_stages(*FAILURES), second_stages()])
+    assert "12% of the images" in warning(loo.fig2(twice, rows, {}))
+    table = second_stages()
+    of_line = (table["parent"] == "adversarial") & (table["network"] == "standard")
+    loo.frozen_kernel(table[~(of_line & (table["panel"] == "robust_accuracy"))], rows, {})
 
 
 def test_networks_without_a_gradient_have_no_robust_accuracy():
@@ -100,7 +113,7 @@ def test_the_figure_of_linearized_training_shows_failed_checks():
     masked = [(row, "parent", "masked_gradients", 2.0) for row in names]
     failures = (*masked, ("network", "0", "more_budget_lowers", 3.0))
     shown = warning(tsilivis.fig8(linearized_runs(*failures), names, "Digits"))
-    assert "gradient is exactly zero for some images: network at epoch 2 (up to 12% of the images concerned)" in shown
+    assert "gradient is exactly zero for some images: network at epoch 2 (up to 12% of the images)" in shown
     assert "would lower it further: network attacked, linearized at epoch 0, at epoch 3 (up to 30%" in shown
 
 
@@ -109,10 +122,16 @@ def test_the_transfer_figure_names_masked_targets():
     table = pd.DataFrame(
         [(a, b, 0.5, seed) for a in names for b in names for seed in (0, 1)],
         columns=["source", "target", "value", "seed"],
-    )
+    ).assign(**dict.fromkeys(RECORDED, 0.0))
     assert warning(loo.transfer(table.assign(masked=False))) == ""
     one = table.assign(masked=(table["target"] == names[1]) & (table["seed"] == 1))
     assert warning(loo.transfer(one)).endswith("stronger than the white-box one: benign, centered, 2")
+    # A check of the robust accuracy on the diagonal, and a network that could not be attacked.
+    fails = table["target"] == names[0]
+    table.loc[fails, ["more_budget_lowers", "more_budget_takes"]] = 1.0, 0.4
+    table.loc[table["source"] == names[1], "value"] = np.nan
+    shown = warning(loo.transfer(table.assign(masked=False)))
+    assert shown.endswith("would lower it further: benign, standard at epoch 2 (up to 40% of the survivors tried)")
 
 
 def test_networks_of_every_variant_have_a_curve():

@@ -11,7 +11,7 @@ from robust_tangents.attacks.apgd import APGD, Items, apgd, periods
 from robust_tangents.attacks.ball import Ball
 from robust_tangents.attacks.fab import FAB, fab, to_hyperplane
 from robust_tangents.attacks.losses import LOSSES, Loss, correct, losses, margins
-from robust_tangents.attacks.square import Square, begin, square
+from robust_tangents.attacks.square import Square, go_on, square
 from robust_tangents.errors import InputError
 from robust_tangents.execution import Execution
 
@@ -237,7 +237,7 @@ def test_fab_takes_from_a_linear_predictor_what_can_be_taken(rng, norm):
 
 
 def search(predict, items, ball, queries, execution=COMPILED):
-    return square(predict, begin(items.images), items, Square(ball), (0, queries), execution)
+    return square(predict, items, Square(ball), queries, execution)
 
 
 def test_the_square_attack_takes_from_a_linear_predictor_what_can_be_taken(rng):
@@ -291,7 +291,7 @@ def test_a_search_in_parts_is_the_search_at_once(rng):
     ball = Ball(0.02)
     whole = search(predict, items, ball, 40)
     part = search(predict, items, ball, 15)
-    rest = square(predict, part, items, Square(ball), (15, 40), COMPILED)
+    rest = go_on(predict, part, items, Square(ball), (15, 40), COMPILED)
     assert not np.all(whole.fallen)
     for one, other in zip(whole, rest, strict=True):
         np.testing.assert_array_equal(one, other)

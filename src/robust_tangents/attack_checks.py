@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 CHECKS = {
-    "more_budget_lowers": "five times the steps and restarts would lower it further",
+    "more_budget_lowers": "five turns of the attacks with five times the steps would lower it further",
     "masked_gradients": "the cross-entropy's input gradient is exactly zero for some images",
-    "unavailable_gradients": "the gradient that the attack follows is zero for some images",
+    "unavailable_gradients": "the gradient that the attack follows is zero or undefined for some images",
     "noisy_gradients": "gradients change their direction within a hundredth of the ball",
     "silent_successes": "attacks passed misclassified points, which count, without ending at one",
     "incomplete_ascent": "the loss still rises at the end, towards the boundary",
@@ -31,6 +31,16 @@ SHARES = {
     "unbounded_attack_fails": "unbounded_accuracy",
 }
 """By check, the entry of the record that holds the share of images concerned."""
+
+OF_WHICH = {
+    **dict.fromkeys(SHARES, "the images"),
+    **dict.fromkeys(("more_budget_lowers", "gradient_free_stronger"), "the survivors tried"),
+    **dict.fromkeys(("noisy_gradients", "unbounded_attack_fails"), "the images tried"),
+}
+"""By check, what that is a share of."""
+
+RECORDED = tuple(dict.fromkeys([*CHECKS, *SHARES.values()]))
+"""Entries of the record of `evaluation.robustness` that tell of checks."""
 
 ALLOWED = 0.01
 """Share of images that may show a failure."""
@@ -78,9 +88,9 @@ def stronger_than_white_box(matrix: np.ndarray, robust: np.ndarray, count: int) 
     """Targets that an attack on another source hurts more than all attacks on themselves, beyond chance, (targets,).
 
     Args:
-        matrix: accuracies, (sources, targets).
+        matrix: accuracies, (sources, targets); not numbers where a source could not be attacked.
         robust: robust accuracies of the targets; two standard errors of theirs and one image are allowed.
         count: number of images.
     """
-    others = np.where(np.eye(len(matrix), dtype=bool), np.inf, matrix)
+    others = np.where(np.eye(len(matrix), dtype=bool) | np.isnan(matrix), np.inf, matrix)
     return others.min(axis=0) < robust - 2 * standard_error(robust, count) - 1 / count

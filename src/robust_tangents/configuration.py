@@ -57,6 +57,7 @@ class Study:
         self.runs: dict[str, Spec] = {name: self._run(name) for name in self.config["runs"]}
         for name in self.runs:
             self._check_run(name)
+        self._entry("strengths", self.config["evaluation"]["strength"], "evaluation.strength")
         for name in self.config["attacks"]:
             self.attack(name, f"attacks.{name}")
         for name in self.config["stage2"]:
@@ -87,6 +88,7 @@ class Study:
     def _run(self, name: str) -> Spec:
         common, own = self.config["training"], self.config["runs"][name]
         evaluation = {**common["evaluation"], **own.get("evaluation", {})}
+        evaluation["strength"] = evaluation["strength"] or self.config["evaluation"]["strength"]
         return {"branch": None, **common, **own, "evaluation": evaluation}
 
     def run(self, name: str, path: str) -> Spec:
@@ -165,6 +167,11 @@ class Study:
         """Whether the losses of a strength are defined for the classes of a data set."""
         classes = self._classes(data)
         for attack in self._entry("strengths", name, path)["attacks"]:
+            if attack["method"] == "fab" and not attack["targets"]:
+                raise InputError(
+                    f"configuration: {path}: strength {name!r} uses fab without targets; it moves towards classes, so "
+                    "give it targets, 1 or more"
+                )
             needed = CLASSES_OF_DLR[attack["targets"] > 0]
             if attack["method"] == "apgd" and attack["loss"] == "dlr" and classes < needed:
                 raise InputError(
@@ -212,6 +219,21 @@ class Study:
             raise InputError(
                 f"configuration: {path}.subsets.architectures: {min(partly)!r} has only some features attacked; "
                 "all are needed here"
+            )
+
+    def _check_measured_alike(self, run: str, row: Spec, path: str) -> None:
+        """Whether a run records the robust accuracy that a row shows of its second stage."""
+        evaluation, strength = self.runs[run]["evaluation"], self.config["evaluation"]["strength"]
+        if evaluation["strength"] != strength:
+            raise InputError(
+                f"configuration: runs.{run}.evaluation.strength: {evaluation['strength']!r}, but {path} shows it "
+                f"beside networks attacked with evaluation.strength, {strength!r}; make it null, which is the same"
+            )
+        balls = [self.attack(name) for name in (evaluation["attack"], row["attack"])]
+        if any(balls[0][key] != balls[1][key] for key in ("norm", "epsilon")):
+            raise InputError(
+                f"configuration: runs.{run}.evaluation.attack: {evaluation['attack']!r} has another ball than "
+                f"{row['attack']!r} of {path}, which shows both; name one ball in both places"
             )
 
     def _check_figure(self, figure: str, spec: Spec) -> None:
@@ -264,6 +286,8 @@ class Study:
                     raise InputError(f"configuration: kernels.{row['kernel']}.kinds: {figure} needs {needed}; add it")
             for label, parent in row.get("parents", {}).items():
                 run = self.run(parent, f"{path}.parents.{label}")
+                if figure == "tsilivis_fig8":
+                    self._check_measured_alike(parent, row, path)
                 stage2 = self._entry("stage2", row["stage2"], f"{path}.stage2")
                 self.attack(row["attack"], f"{path}.attack")
                 self._check_strength(self.config["evaluation"]["strength"], run["data"], "evaluation.strength")
@@ -610,6 +634,9 @@ class Study:
         features = [self.config["features"][row["features"]] for row in rows if "features" in row]
         used += [attack for entry in features for attack in (entry["attack"], *entry["subsets"]["attacks"])]
         attacks = {name: self.attack(name) for name in used}
+        # Of robust accuracies only the ball counts; elsewhere the attack is made as it is.
+        balls = {row["attack"] for row in rows if "stage2" in row and figure != "loo_transfer"}
+        balls -= {training["attack"] for training in trainings if training["objective"] != "standard"}
         # Kernels of infinite width: their data, and their architectures.
         kernels = [(entry["data"], list(chain(*grouped(entry["architectures"])))) for entry in features]
         kernels += [(row["data"], [row["architecture"]]) for row in rows if "data" in row]
@@ -629,8 +656,9 @@ class Study:
                 + [", ".join(architectures) for _, architectures in kernels]
             ),
             "attacks": listed(
-                f"{name}: PGD-{attack['steps']} in the {_NORMS[attack['norm']]} ball of radius {self.radius(name)}"
+                f"{name}: {made}the {_NORMS[attack['norm']]} ball of radius {self.radius(name)}"
                 for name, attack in attacks.items()
+                for made in ("" if name in balls else f"PGD-{attack['steps']} in ",)
             ),
             "epochs": listed(str(run["epochs"]) for run in runs),
             "seeds": "no seeds" if len(features) == len(rows) else named,

@@ -80,6 +80,8 @@ _SECONDS_PER_VALUE = {
     "network": {_FORWARD: 0.5e-9, _ATTACK: 1.7e-9, _TRAINING: 3.5e-9},
     "expansion": {_FORWARD: 1.4e-9, _ATTACK: 4.4e-9, _TRAINING: 4.4e-9},
 }
+# Gradients that attacks of an expansion follow: of two central differences, and its own.
+_SOURCES = 3
 # Share of the images that an evaluation attacks to its end: networks from benign and robust parents, halved.
 _STANDING = 0.4
 # Products of gradients in float32 and of matrices in float64, and n³ of eigenvalues of (n, n).
@@ -149,6 +151,7 @@ class _Engine:
 
     def __init__(self, model: Spec, data: Data, expansion: bool = False):
         self.network = _cached_network(_frozen(model), data.classes, data.shape)
+        self.sources = _SOURCES if expansion else 1
         kind = "expansion" if expansion else "network"
         small = operations.very_small(self.network, data.shape)
         rates = _RATES["small" if small else "large"][kind]
@@ -177,7 +180,11 @@ class _Engine:
 
         def of(attack: Spec, more: int = 1) -> _Work:
             number = max(1, min(attack["targets"], classes - 1)) * more * attack["steps"]
-            return number * (self.forward if attack["method"] in ("square", "polish") else self.attack)
+            if attack["method"] in ("square", "polish"):
+                return number * self.forward
+            # Where no image is left alone, every gradient is followed, else one after the other.
+            several = attack["method"] == "apgd" and strength["quiet"] is None
+            return number * (self.sources if several else 1) * self.attack
 
         turn = _sum(of(attack) for attack in strength["attacks"])
         repeats, quiet = strength["repeats"], strength["quiet"]
@@ -220,6 +227,11 @@ def _batch_mb(engine: _Engine, batch: int, expansion: bool = False) -> float:
     return _mb(batch * engine.network.values * _HELD * (2 if expansion else 1))
 
 
+def _evaluation_mb(images: int, data: Data) -> float:
+    """Memory of the points that attacks reach, and of an attack's state of some images (see `evaluation.evaluate`)."""
+    return _mb((3 * images + 12 * min(images, 1024)) * data.values)
+
+
 # Jobs, by rule
 
 
@@ -242,10 +254,8 @@ def train(spec: Spec, data: Data) -> Cost:
     evaluations = (start == 0) + sum(
         1 for epoch in range(start + 1, stop + 1) if epoch % evaluation["every"] == 0 or epoch == stop
     )
-    evaluated = _sum(
-        engine.robustness(min(images, evaluation["points"] or images), evaluation["robustness"])
-        for images in (data.train, data.test)
-    )
+    points = [min(images, evaluation["points"] or images) for images in (data.train, data.test)]
+    evaluated = _sum(engine.robustness(number, evaluation["robustness"]) for number in points)
     kept = [epoch for epoch in spec["checkpoints"] if epoch > start and epoch == int(epoch)]
     features = len(kept) * data.train * engine.network.layers[-1].read if spec["keep_attacked"] else 0
     work = data.train * (stop - start) * engine.trained(training) + evaluations * evaluated
@@ -254,7 +264,7 @@ def train(spec: Spec, data: Data) -> Cost:
     disk = _mb(seeds * ((len(spec["checkpoints"]) + 1) * engine.network.parameters + features))
     images = _mb((data.train + data.test) * data.values, data.pixel_bytes)
     attacked = 3 * _mb(data.train * data.values) if spec["keep_attacked"] else 0
-    held = disk + 2 * images + attacked + _batch_mb(engine, training["batch_size"])
+    held = disk + 2 * images + attacked + _batch_mb(engine, training["batch_size"]) + _evaluation_mb(max(points), data)
     return _cost(seeds * work, engine.network.depth, 3, held_mb=held, disk_mb=disk)
 
 
@@ -275,6 +285,7 @@ def train_stage2(spec: Spec, data: Data) -> Cost:
     disk = _mb(seeds * spawned * variants * network.network.parameters) if spec["keep_networks"] else 0.1
     images = _mb((data.train + data.test) * data.values, data.pixel_bytes)
     held = disk + 2 * images + _mb(10 * network.network.parameters) + _batch_mb(model, training["batch_size"], True)
+    held += _evaluation_mb(data.test, data)
     return _cost(work, network.network.depth, 5, held_mb=held, disk_mb=disk)
 
 

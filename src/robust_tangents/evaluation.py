@@ -37,6 +37,8 @@ _SMALL = 900
 # Points of a gradient attack, and queries of Square, after which images that have fallen leave it.
 _STEPS = (6, 60)
 _QUERIES = (20, 100, 300, 1000, 2500, 5000, 10_000, 20_000, 40_000)
+# Images of which an attack keeps a state, several times their size, at a time.
+_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,10 @@ class Strength:
         return cls(stages, spec["repeats"], spec["quiet"], spec["checked"])
 
     def rounds(self, classes: int, surrogates: int = 0) -> list["Round"]:
-        """Every attack in its order; APGD follows the surrogates of a predictor and itself in turn.
+        """Every attack in its order.
+
+        Of a predictor with surrogates, APGD follows these and itself: in turn, or, where no image is left alone
+        (``quiet`` is None), all of them in every attack.
 
         Raises:
             InputError: fewer classes than two, or than the difference-of-logits ratio needs.
@@ -91,6 +96,7 @@ class Strength:
         if classes < 2:
             raise InputError(f"attack: robust accuracy needs two classes or more, not {classes}")
         result: list[Round] = []
+        sources, climbs = range(surrogates + 1), 0
         for turn in range(self.repeats):
             for stage in self.stages:
                 if stage.loss == "dlr" and stage.method == "apgd" and classes < CLASSES_OF_DLR[stage.targets > 0]:
@@ -100,8 +106,12 @@ class Strength:
                     )
                 number = min(stage.targets, classes - 1)
                 for place in range(max(number, 1)):
-                    source = len(result) % (surrogates + 1) if stage.method == "apgd" else surrogates
-                    result.append(Round(stage, (turn * number + place) % (classes - 1), source))
+                    followed = sources if self.quiet is None else [sources[climbs % len(sources)]]
+                    if stage.method != "apgd":
+                        followed = [surrogates]
+                    climbs += stage.method == "apgd"
+                    aim = (turn * number + place) % (classes - 1)
+                    result += [Round(stage, aim, source) for source in followed]
         return result
 
 
@@ -141,7 +151,7 @@ class Evaluation:
         robust: still correct after every attack.
         first: still correct after the first attack.
         zero_gradient: whether the plain cross-entropy's input gradient is exactly zero in float32.
-        no_gradient: whether the gradient that attacks follow is zero there.
+        no_gradient: whether the gradient that attacks follow is zero or not finite there.
         margin: the largest margin that attacks reached (see `attacks.apgd.Found`); −∞ where none was tried.
         risen: by how much that attack still raised it in the last quarter of its steps.
         silent: fallen on the way of an attack that ended at a point that is classified correctly.
@@ -179,7 +189,7 @@ def _look(predict: Predictor, images: jax.Array, labels: jax.Array) -> dict[str,
         "correct": correct(logits, labels),
         "gradient": gradient,
         "zero_gradient": jnp.all(of_plain == 0, axis=(1, 2, 3)),
-        "no_gradient": jnp.all(gradient == 0, axis=(1, 2, 3)),
+        "no_gradient": ~jnp.any(jnp.isfinite(gradient) & (gradient != 0), axis=(1, 2, 3)),
     }
 
 
@@ -286,29 +296,38 @@ class _Attempts:
         rows: np.ndarray,
         targets: np.ndarray,
         numbers: Any,
+        keep: Callable[[Any], Any],
         predict: Predictor | None = None,
         state: Any = None,
     ) -> Any:
-        """The last state of an attack on some rows, by row; what has fallen leaves it at the next of its ``ends``.
+        """What an attack leaves of some rows, by row; what has fallen leaves it at the next of its ``ends``.
 
         Args:
             begin: makes the state, which has a field ``fallen``.
             go_on: takes predictor, state, items and a leg, from one end to the next.
             targets: (rows,) classes to move to.
             numbers: of the attempts.
+            keep: takes the last state and returns what is wanted of it.
             predict: another predictor to follow.
             state: where the attack begins, by row, in the place of what ``begin`` makes.
         """
-        keys, left = self.keys(rows, numbers), np.arange(len(rows))
-        for leg in pairwise(ends):
-            run = partial(_leg, begin, go_on, leg)
-            before = () if state is None else (_rows_of(state, left),)
-            after = self.chunks(run, rows[left], targets[left], keys[left], *before, predict=predict)
-            state = after if state is None else _with_rows(state, left, after)
-            left = np.flatnonzero(~state.fallen)
-            if not len(left):
-                break
-        return state
+        keys, parts = self.keys(rows, numbers), []
+        for first in range(0, len(rows), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            here = None if state is None else _rows_of(state, part)
+            left = np.arange(len(rows[part]))
+            for leg in pairwise(ends):
+                run = partial(_leg, begin, go_on, leg)
+                before = () if here is None else (_rows_of(here, left),)
+                after = self.chunks(
+                    run, rows[part][left], targets[part][left], keys[part][left], *before, predict=predict
+                )
+                here = after if here is None else _with_rows(here, left, after)
+                left = np.flatnonzero(~here.fallen)
+                if not len(left):
+                    break
+            parts.append(keep(here))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
     def by_apgd(
         self,
@@ -324,21 +343,22 @@ class _Attempts:
         """APGD on some rows, each with the number of the attempt and, where targeted, its target."""
         attack = APGD(self.ball, LOSSES.index(loss), targets is not None, steps, start)
         predict = (*self.surrogates, self.predict)[source]
-        return apgd.found(
-            self.search(
-                lambda items: apgd.begin(items, attack),
-                lambda predict, state, items, leg: apgd.ascend(predict, state, items, attack, leg, self.execution),
-                _ends(steps + 1, _STEPS),
-                rows,
-                self.labels[rows] if targets is None else targets,
-                numbers,
-                predict,
-            )
+        return self.search(
+            lambda items: apgd.begin(items, attack),
+            lambda predict, state, items, leg: apgd.ascend(predict, state, items, attack, leg, self.execution),
+            _ends(steps + 1, _STEPS),
+            rows,
+            self.labels[rows] if targets is None else targets,
+            numbers,
+            apgd.found,
+            predict,
         )
 
-    def by_fab(self, rows: np.ndarray, numbers: Any, steps: int, targets: np.ndarray) -> np.ndarray:
-        """Whether targeted FAB takes a row."""
-        attack = FAB(self.ball, steps, False)
+    def by_fab(
+        self, rows: np.ndarray, numbers: Any, steps: int, targets: np.ndarray, *, start: bool = False
+    ) -> np.ndarray:
+        """Whether targeted FAB takes a row, from the image or from a random start."""
+        attack = FAB(self.ball, steps, start)
         return self.search(
             lambda items: fab.begin(items, attack),
             lambda predict, state, items, leg: fab.approach(predict, state, items, attack, leg, self.execution),
@@ -346,18 +366,20 @@ class _Attempts:
             rows,
             targets,
             numbers,
-        ).fallen
+            lambda state: state.fallen,
+        )
 
     def by_square(self, rows: np.ndarray, numbers: Any, queries: int, best: Any = None) -> Search:
         """The Square attack on some rows; from their points ``best``, where given, only with its small squares."""
         settings, before = Square(self.ball), 0 if best is None else _SMALL
         return self.search(
             lambda items: square.begin(items.images),
-            lambda predict, state, items, leg: square.square(predict, state, items, settings, leg, self.execution),
+            lambda predict, state, items, leg: square.go_on(predict, state, items, settings, leg, self.execution),
             [before + end for end in _ends(queries, _QUERIES)],
             rows,
             self.labels[rows],
             numbers,
+            lambda search: search,
             state=best,
         )
 
@@ -368,7 +390,7 @@ def _leg(begin, go_on, leg, predict, x, y, target, key, state=None) -> Any:
     return go_on(predict, begin(items) if state is None else jax.tree.map(jnp.asarray, state), items, leg)
 
 
-def _rows_of(tree: Any, rows: np.ndarray) -> Any:
+def _rows_of(tree: Any, rows: np.ndarray | slice) -> Any:
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
@@ -427,8 +449,8 @@ def evaluate(
     rounds = strength.rounds(classes, len(surrogates))
     # Other classes of each image, the most likely first.
     likely = np.argsort(np.where(np.arange(classes) == labels[:, None], np.inf, -clean["logits"]), axis=1)
-    start = Search(as_float(jnp.asarray(images)), jnp.asarray(clean["margin"]), jnp.zeros(count, bool))
-    best: Any = jax.tree.map(np.array, start)  # copies, to write into
+    # NumPy's, to write into, and not all on the device at once.
+    best: Any = Search(np.array(as_float(images), np.float32), clean["margin"].copy(), np.zeros(count, bool))
     result = Evaluation(
         clean["correct"], clean["correct"].copy(), clean["correct"].copy(), clean["zero_gradient"],
         clean["no_gradient"], np.full(count, -np.inf), np.zeros(count), np.zeros(count, bool),
@@ -473,12 +495,14 @@ def _attempt(
 ) -> tuple[np.ndarray, Found | None]:
     """Which rows an attack takes with ``more`` times its steps, and all that is found where it climbs the margin.
 
+    With more steps than its own it is made several times, for which FAB needs random starts.
+
     ``source``: of the gradient that APGD follows (see `Round`). ``best``: points of all images to polish.
     """
     if stage.method == "square":
         return np.asarray(job.by_square(rows, numbers, more * stage.steps).fallen), None
     if stage.method == "fab":
-        return job.by_fab(rows, numbers, more * stage.steps, targets), None
+        return job.by_fab(rows, numbers, more * stage.steps, targets, start=more > 1), None
     if stage.method == "polish":
         after = job.by_square(rows, numbers, more * stage.steps, _rows_of(best, rows))
         risen: Any = np.zeros(len(rows))
@@ -554,9 +578,10 @@ def robustness(
     Returns:
         Fractions of all images: ``accuracy``; ``robust_accuracy``, correct after every attack; ``first_accuracy``,
         correct after the first attack; ``zero_gradient``, a cross-entropy whose input gradient is exactly zero in
-        float32; ``no_gradient``, the same of the loss that attacks follow; ``silent_success``, fallen on the way of an
-        attack that ended at a correctly classified point; ``still_rising``, robust, but a quarter more steps would
-        reach the boundary at the pace of the last quarter. And ``images`` and ``attacks``, their numbers.
+        float32; ``no_gradient``, one of the loss that attacks follow that is zero or not finite; ``silent_success``,
+        fallen on the way of an attack that ended at a correctly classified point; ``still_rising``, robust, but a
+        quarter more steps would reach the boundary at the pace of the last quarter. And ``images`` and ``attacks``,
+        their numbers.
 
         Of a class-balanced part of the survivors, ``checked_images`` in number (0 where no more than one image in a
         hundred survives): ``more_budget_takes``, the fraction that falls to five turns of the attacks with five times

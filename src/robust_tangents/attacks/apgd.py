@@ -185,8 +185,12 @@ def apgd(predict: Predictor, items: Items, attack: APGD, execution: Execution) -
         items: what is attacked.
         attack: settings.
 
+    Raises:
+        InputError: images outside the attack's box.
+
     Source: Croce & Hein 2020, algorithm 1; random starts are uniform in the ball, where theirs lie on its surface.
     """
+    attack.ball.check(items.images)
     points = (0, int(attack.steps) + 1)
     return found(ascend(predict, begin(items, attack), items, attack, points, execution))
 

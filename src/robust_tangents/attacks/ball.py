@@ -39,9 +39,17 @@ class Ball:
         """Refuse images that lie outside the box, from which no attack would stay in the ball. Traced ones pass.
 
         Raises:
-            InputError: an image has a value outside [low, high], or one that is not finite.
+            InputError: an image has a value outside [low, high], or one that is not finite; 8-bit images, which are
+                taken to [0, 1], in another box.
         """
-        if isinstance(images, jax.core.Tracer) or not images.size or images.dtype == np.uint8:
+        if isinstance(images, jax.core.Tracer) or not images.size:
+            return
+        if images.dtype == np.uint8:
+            if (float(self.low), float(self.high)) != (0, 1):
+                raise InputError(
+                    f"attack: 8-bit images are divided by 255, but the box is [{float(self.low):.4g}, "
+                    f"{float(self.high):.4g}]; give them as floating-point numbers in the units of the box"
+                )
             return
         least, most = float(images.min()), float(images.max())
         if not (least >= float(self.low) - _ROUNDING and most <= float(self.high) + _ROUNDING):

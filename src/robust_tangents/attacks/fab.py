@@ -112,8 +112,15 @@ def fab(predict: Predictor, items: Items, attack: FAB, execution: Execution) -> 
     of at most 0.1 that grows with the distance, from the image itself; from an adversarial point it first goes a tenth
     of the way back. Lengths are minimised, so that one run serves all radii; a point counts if it lies in the ball.
 
+    Where the point is adversarial, the plane is the one found there, where the authors' code looks again after the way
+    back: one gradient a step instead of two.
+
+    Raises:
+        InputError: images outside the attack's box.
+
     Source: Croce & Hein 2020b, algorithm 1, with the targets of AutoAttack.
     """
+    attack.ball.check(items.images)
     return approach(predict, begin(items, attack), items, attack, (0, int(attack.steps) + 1), execution).fallen
 
 

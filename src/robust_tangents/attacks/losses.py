@@ -61,7 +61,10 @@ def ascent(
     kind: int | jax.Array,
     targeted: bool | jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradient of `losses` at every image, (B, H, W, C), the losses (B,), and the logits (B, classes)."""
+    """Gradient of `losses` at every image, (B, H, W, C), the losses (B,), and the logits (B, classes).
+
+    Where a derivative is not finite the gradient is 0, or the next point would be none.
+    """
 
     def total(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         logits = predict(x)
@@ -69,4 +72,4 @@ def ascent(
         return jnp.sum(values), (values, logits)  # the sum, so that images do not share their gradients' scale
 
     gradient, (values, logits) = jax.grad(total, has_aux=True)(x)
-    return gradient, values, logits
+    return jnp.where(jnp.isfinite(gradient), gradient, 0), values, logits

@@ -166,6 +166,9 @@ def divergence_attack(
 
     The random start of ``attack`` plays no part: at x₀ itself the gradient is zero, so the noise is always there.
 
+    Raises:
+        InputError: images outside the attack's box.
+
     Source: Zhang et al. 2019; Su et al. 2023, authors' code. In ℓ2 the start is left as it is there, too.
     """
 
@@ -173,5 +176,6 @@ def divergence_attack(
         clean = predict(images)
         return execution.loop(0, attack.steps, lambda _, x: _divergence_step(predict, x, images, clean, attack), x)
 
+    attack.ball.check(images)
     x = images + 0.001 * jax.random.normal(key, images.shape, images.dtype)
     return execution.by_parts(ascend, x, images)

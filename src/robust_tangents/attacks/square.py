@@ -149,7 +149,26 @@ def begin(images: jax.Array) -> Search:
     return Search(images, jnp.full(count, -jnp.inf), jnp.zeros(count, bool))
 
 
-def square(
+def square(predict: Predictor, items: Items, settings: Square, queries: int, execution: Execution) -> Search:
+    """The Square attack on a batch.
+
+    Query 0 draws stripes (ℓ2: hills); every later one changes a random square of the best image so far, whose area
+    shrinks from 0.8 of the image, and keeps the change if the margin max_{j≠y} f_j − f_y rises. In ℓ∞ the square
+    becomes + ε or − ε in each channel; in ℓ2 it takes over the norm of another square in the shape of two hills.
+
+    Args:
+        items: what is attacked; targets play no part.
+
+    Raises:
+        InputError: images outside the attack's box.
+
+    Source: Andriushchenko et al. 2020, algorithms 1 to 3; schedule of AutoAttack (not rescaled to the queries).
+    """
+    settings.ball.check(items.images)
+    return go_on(predict, begin(items.images), items, settings, (0, queries), execution)
+
+
+def go_on(
     predict: Predictor,
     search: Search,
     items: Items,
@@ -157,19 +176,7 @@ def square(
     queries: tuple[int | jax.Array, int | jax.Array],
     execution: Execution,
 ) -> Search:
-    """Go on with a search from one number of queries to another.
-
-    Query 0 draws stripes (ℓ2: hills); every later one changes a random square of the best image so far, whose area
-    shrinks from 0.8 of the image, and keeps the change if the margin max_{j≠y} f_j − f_y rises. In ℓ∞ the square
-    becomes + ε or − ε in each channel; in ℓ2 it takes over the norm of another square in the shape of two hills.
-
-    Args:
-        search: from `begin`, or of the same items before.
-        items: what is attacked; targets play no part.
-        queries: first and behind the last.
-
-    Source: Andriushchenko et al. 2020, algorithms 1 to 3; schedule of AutoAttack (not rescaled to the queries).
-    """
+    """Go on with a search, from `begin` or from some point, from a query to the one behind the last (see `square`)."""
     run = _compiled if execution.compiled_loops else _run
     return run(predict, search, items, settings, queries, execution)
 

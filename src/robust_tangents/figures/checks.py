@@ -4,10 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from robust_tangents.attack_checks import CHECKS, SHARES
-
-RECORDED = tuple(dict.fromkeys([*CHECKS, *SHARES.values()]))
-"""Panels that a table needs for `failed`, with the names of the entries of `evaluation.robustness`."""
+from robust_tangents.attack_checks import CHECKS, OF_WHICH, RECORDED, SHARES
 
 
 def attackable(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -37,12 +34,12 @@ def failed(table: pd.DataFrame, columns: Sequence[str], place: Callable[..., str
     lines = []
     for check, words in CHECKS.items():
         where = table[(table["panel"] == check) & (table["value"] > 0)]
-        shares = table[table["panel"] == SHARES[check]].set_index(keys)["value"]
+        shares = table[table["panel"] == SHARES[check]].groupby(keys)["value"].max()
         places = []
         for values, part in where.groupby(list(columns), sort=False):
             epochs = ", ".join(f"{epoch:g}" for epoch in sorted(part["epoch"].unique()))
             share = max(float(shares.loc[key]) for key in part[keys].itertuples(index=False, name=None))
-            places.append(f"{place(*values)} at epoch {epochs} (up to {share:.0%} of the images concerned)")
+            places.append(f"{place(*values)} at epoch {epochs} (up to {share:.0%} of {OF_WHICH[check]})")
         if places:
             lines.append(f"{words}: {'; '.join(places)}")
     return lines

@@ -154,14 +154,17 @@ def frozen_kernel(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], colour
     parents = [curve["label"] for curve in rows[0]["curves"]]
     columns = len(parents) + 1
     figure, axes = plt.subplots(len(rows), columns, figsize=(3.2 * columns, 2.7 * len(rows) + 0.6), squeeze=False)
+    shown = [table[table["network"] != "standard"]]
     for i, row in enumerate(rows):
         of_row = table[table["row"] == row["title"]]
         standard = of_row[(of_row["parent"] == row["baseline"]) & (of_row["network"] == "standard")]
-        baseline = standard[standard["epoch"] == standard["epoch"].max()].groupby("panel")["value"].mean() * 100
+        shown.append(standard[standard["epoch"] == standard["epoch"].max()])
+        baseline = shown[-1].groupby("panel")["value"].mean() * 100
         for ax, parent in zip(axes[i], parents, strict=False):
             _accuracies(ax, of_row[(of_row["parent"] == parent) & (of_row["network"] != "standard")], networks)
             ax.axhline(baseline["accuracy"], color="0.3", linewidth=1)
-            ax.axhline(baseline["robust_accuracy"], color="0.3", linewidth=1, dashes=DASHES)
+            if "robust_accuracy" in baseline:  # not where attacks have no gradient to follow
+                ax.axhline(baseline["robust_accuracy"], color="0.3", linewidth=1, dashes=DASHES)
             if row["reference"] is not None:
                 ax.axhline(100 * row["reference"], color="tab:red", linewidth=1, linestyle=":")
             ax.set_title(f"{parent} parent")
@@ -183,7 +186,7 @@ def frozen_kernel(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], colour
     if any(row["reference"] is not None for row in rows):
         more.append(Line2D([], [], color="tab:red", linewidth=1, linestyle=":", label="stated by the paper"))
     _accuracy_legend(figure, networks, *more)
-    style.warn(figure, loo_tables.failed_checks(table[table["network"] != "standard"]))
+    style.warn(figure, loo_tables.failed_checks(pd.concat(shown)))
     return figure
 
 
@@ -193,7 +196,8 @@ def transfer(table: pd.DataFrame) -> Figure:
     The diagonal, outlined, is robust accuracy: what all attacks on the network itself leave.
 
     Args:
-        table: columns source, target, seed, value, masked; names read "parent, variant, epoch".
+        table: of `loo_tables.transfer`; names read "parent, variant, epoch". Where a source gave attacks no gradient,
+            values are not numbers, and cells stay empty.
 
     Source: our reconstruction of a figure that the authors' code suggests (Loo et al. 2022).
     """
@@ -217,6 +221,8 @@ def transfer(table: pd.DataFrame) -> Figure:
         ylabel="Source of the PGD attack",
     )
     ax.tick_params(length=0)
-    masked = " | ".join(table.loc[table["masked"], "target"].unique())
-    style.warn(figure, [f"an attack made elsewhere is stronger than the white-box one: {masked}"] if masked else [])
+    warnings = loo_tables.failed_checks_of_targets(table)
+    if masked := " | ".join(table.loc[table["masked"], "target"].unique()):
+        warnings.append(f"an attack made elsewhere is stronger than the white-box one: {masked}")
+    style.warn(figure, warnings)
     return figure

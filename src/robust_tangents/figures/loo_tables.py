@@ -74,7 +74,7 @@ def failed_checks(table: pd.DataFrame) -> list[str]:
 
 
 def transfer(paths: Iterable[str]) -> pd.DataFrame:
-    """Columns source, target, seed, value, and ``masked``.
+    """Columns source, target, seed, value, ``masked``, and those of `attack_checks.RECORDED`, of the target.
 
     The value is the accuracy of the target under PGD made on the source; on the diagonal it is the target's robust
     accuracy, after all attacks on itself. ``masked`` says whether PGD on some other source leaves less of the target
@@ -89,8 +89,18 @@ def transfer(paths: Iterable[str]) -> pd.DataFrame:
         table = pd.DataFrame(matrix, index=names, columns=names)
         table = table.rename_axis("source").melt(ignore_index=False, var_name="target").reset_index()
         masked = dict(zip(names, found["stronger_than_white_box"], strict=True))
-        tables.append(table.assign(seed=seed, masked=table["target"].map(masked)))
+        recorded = {name: table["target"].map(dict(zip(names, found[name], strict=True))) for name in checks.RECORDED}
+        tables.append(table.assign(seed=seed, masked=table["target"].map(masked), **recorded))
     return pd.concat(tables, ignore_index=True)
+
+
+def failed_checks_of_targets(table: pd.DataFrame) -> list[str]:
+    """The same of a table of `transfer`."""
+    diagonal = table[table["source"] == table["target"]]
+    networks = diagonal["target"].str.rsplit(", ", n=1, expand=True)
+    diagonal = diagonal.assign(network=networks[0], epoch=networks[1].astype(float))
+    long = diagonal.melt(["network", "seed", "epoch"], list(checks.RECORDED), var_name="panel")
+    return checks.failed(long, ["network"], str)
 
 
 def eigenvector_shares(paths: Iterable[str]) -> pd.DataFrame:
