@@ -82,15 +82,15 @@ def main(options) -> None:
             key = randomness.key(spec["study_seed"], seed, "evaluation")
             attack = Attack.of(spec["attack"])
             every, records = zip(*networks.values(), strict=True)
-            found = {name: np.array([record[name] for record in records]) for name in records[0]}
+            recorded = {name: np.array([record[name] for record in records]) for name in records[0]}
             matrix = transfer_matrix(every, images, labels, key, attack, network.execution, batch_size)
             # Where attacks have no gradient to follow, as at zero logits, nothing is attacked.
-            blind = found["no_gradient"] > 0.5
-            matrix[blind], found["robust_accuracy"][blind] = np.nan, np.nan
+            blind = recorded["no_gradient"] > 0.5
+            matrix[blind], recorded["robust_accuracy"][blind] = np.nan, np.nan
             result[f"seed{seed}"] = {
-                **found,
+                **recorded,
                 "accuracy": matrix,
-                "stronger_than_white_box": stronger_than_white_box(matrix, found["robust_accuracy"], len(labels)),
+                "stronger_than_white_box": stronger_than_white_box(matrix, recorded["robust_accuracy"], len(labels)),
                 "networks": np.array([f"{parent}|{variant}|{epoch:g}" for parent, variant, epoch in networks]),
             }
         # Without the folder of the study, so that equal work in another study gives equal files.

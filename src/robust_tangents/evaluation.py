@@ -87,8 +87,8 @@ class Strength:
     def rounds(self, classes: int, surrogates: int = 0) -> list["Round"]:
         """Every attack in its order.
 
-        Of a predictor with surrogates, APGD follows these and itself: in turn, or, where no image is left alone
-        (``quiet`` is None), all of them in every attack.
+        Of a predictor with surrogates, APGD follows these in turn and, after every two of their turns, itself; where no
+        image is left alone (``quiet`` is None), all of them in every attack.
 
         Raises:
             InputError: fewer classes than two, or than the difference-of-logits ratio needs.
@@ -96,7 +96,7 @@ class Strength:
         if classes < 2:
             raise InputError(f"attack: robust accuracy needs two classes or more, not {classes}")
         result: list[Round] = []
-        sources, climbs = range(surrogates + 1), 0
+        in_turn, climbs = [*range(surrogates), *range(surrogates), surrogates], 0
         for turn in range(self.repeats):
             for stage in self.stages:
                 if stage.loss == "dlr" and stage.method == "apgd" and classes < CLASSES_OF_DLR[stage.targets > 0]:
@@ -106,7 +106,7 @@ class Strength:
                     )
                 number = min(stage.targets, classes - 1)
                 for place in range(max(number, 1)):
-                    followed = sources if self.quiet is None else [sources[climbs % len(sources)]]
+                    followed = range(surrogates + 1) if self.quiet is None else [in_turn[climbs % len(in_turn)]]
                     if stage.method != "apgd":
                         followed = [surrogates]
                     climbs += stage.method == "apgd"
@@ -450,7 +450,8 @@ def evaluate(
     # Other classes of each image, the most likely first.
     likely = np.argsort(np.where(np.arange(classes) == labels[:, None], np.inf, -clean["logits"]), axis=1)
     # NumPy's, to write into, and not all on the device at once.
-    best: Any = Search(np.array(as_float(images), np.float32), clean["margin"].copy(), np.zeros(count, bool))
+    start: Any = np.array(as_float(images), np.float32), clean["margin"].copy(), np.zeros(count, bool)
+    best: Any = Search(*start)
     result = Evaluation(
         clean["correct"], clean["correct"].copy(), clean["correct"].copy(), clean["zero_gradient"],
         clean["no_gradient"], np.full(count, -np.inf), np.zeros(count), np.zeros(count, bool),

@@ -99,7 +99,8 @@ def failed_checks_of_targets(table: pd.DataFrame) -> list[str]:
     diagonal = table[table["source"] == table["target"]]
     networks = diagonal["target"].str.rsplit(", ", n=1, expand=True)
     diagonal = diagonal.assign(network=networks[0], epoch=networks[1].astype(float))
-    long = diagonal.melt(["network", "seed", "epoch"], list(checks.RECORDED), var_name="panel")
+    diagonal = diagonal[["network", "seed", "epoch", *checks.RECORDED]]
+    long = diagonal.melt(["network", "seed", "epoch"], var_name="panel")
     return checks.failed(long, ["network"], str)
 
 
