@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT
 
 from robust_tangents import checkpoints, storage
+from robust_tangents.attack_checks import RECORDED
 from robust_tangents.errors import InputError
 from robust_tangents.finite import require_finite
 
@@ -255,7 +256,7 @@ def test_transfer_refuses_a_network_of_a_second_stage_that_is_not_finite(folder,
     point = checkpoint()
     kept = {"displacement": point["params"], "batch_stats": point["batch_stats"]}
     kept[not_finite] = jax.tree.map(lambda leaf: leaf * np.nan, kept[not_finite])
-    accuracy = {"test": {"robust_accuracy": np.array([0.5])}}
+    accuracy = {"test": dict.fromkeys(("robust_accuracy", *RECORDED), np.array([0.5]))}
     of_seed = {
         "spawn_epochs": np.array([3.0]),
         "standard": accuracy,
