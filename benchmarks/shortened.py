@@ -44,7 +44,7 @@ def evaluated(options: argparse.Namespace) -> dict[str, Any]:
         one | {"steps": 50},
         one | {"method": "polish", "steps": 200},
         one | {"steps": 100},
-        one | {"loss": "margin", "steps": 50, "targets": 1},
+        one | {"loss": "margin", "steps": 30, "targets": 2},
         one | {"method": "polish", "steps": 500},
     ]
     strength = {"attacks": attacks, "repeats": 4, "quiet": 0.5, "checked": 10}
